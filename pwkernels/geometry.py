@@ -1,0 +1,70 @@
+"""The shape arithmetic of a (multi-dilation) deformable convolution, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Pair = tuple[int, int]
+
+
+def same_padding(kernel_hw: Sequence[int], dilation_hw: Sequence[int]) -> Pair:
+    """Padding that keeps the size of the map at stride 1; both kernel sides must be odd."""
+    return (
+        (kernel_hw[0] - 1) // 2 * dilation_hw[0],
+        (kernel_hw[1] - 1) // 2 * dilation_hw[1],
+    )
+
+
+@dataclass(frozen=True)
+class WarpGeometry:
+    """Kernel size, stride, and one (padding, dilation) per summed deformable convolution.
+
+    Tap ``(i, j)`` of dilation ``d`` at output ``(oy, ox)`` samples the map at
+    ``y = oy * stride_h - padding_h[d] + i * dilation_h[d] + dy`` and likewise for ``x``.
+    """
+
+    kernel_hw: Pair
+    stride: Pair
+    paddings: tuple[Pair, ...]
+    dilations: tuple[Pair, ...]
+
+    @classmethod
+    def from_flat(
+        cls,
+        kernel_hw: Sequence[int],
+        stride: Sequence[int],
+        paddings: Sequence[int],
+        dilations: Sequence[int],
+    ) -> WarpGeometry:
+        """From the flat integer lists that an operator schema can carry (h, w, h, w, ...)."""
+        return cls(
+            (kernel_hw[0], kernel_hw[1]),
+            (stride[0], stride[1]),
+            tuple(zip(paddings[::2], paddings[1::2], strict=True)),
+            tuple(zip(dilations[::2], dilations[1::2], strict=True)),
+        )
+
+    @property
+    def taps(self) -> int:
+        """K, the number of taps of the kernel."""
+        return self.kernel_hw[0] * self.kernel_hw[1]
+
+    def output_hw(self, input_hw: Sequence[int]) -> Pair:
+        """Size of the output for a map of ``input_hw`` (the same for every dilation)."""
+        sizes = {
+            tuple(
+                (size + 2 * p - (d * (k - 1) + 1)) // s + 1
+                for size, p, d, k, s in zip(
+                    input_hw, padding, dilation, self.kernel_hw, self.stride, strict=True
+                )
+            )
+            for padding, dilation in zip(self.paddings, self.dilations, strict=True)
+        }
+        if len(sizes) != 1:
+            raise ValueError(
+                f"every dilation must give the same output size, got {sorted(sizes)} "
+                f"for paddings {self.paddings} and dilations {self.dilations}"
+            )
+        (height, width) = sizes.pop()
+        return height, width
