@@ -1,0 +1,61 @@
+"""The compiled CPU kernel: finding and loading the shared library.
+
+The library is plain C (see ``src/warp.h``) and is called through ctypes, so that one build serves
+every Python and torch version. Where it is missing, ``why_unavailable`` says why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from pathlib import Path
+
+_ABI_VERSION = 1
+_HERE = Path(__file__).parent
+_LIBRARY = _HERE / "_warp.so"
+_BUILD_FAILURE = _HERE / "_build_failure.txt"
+
+
+@lru_cache(maxsize=1)
+def _load() -> tuple[ctypes.CDLL | None, str | None]:
+    if not _LIBRARY.exists():
+        reason = _BUILD_FAILURE.read_text().strip() if _BUILD_FAILURE.exists() else "it was not built"
+        return None, f"the compiled CPU kernel {_LIBRARY.name} is missing: {reason}"
+    try:
+        library = ctypes.CDLL(str(_LIBRARY))
+        version = library.pw_abi_version()
+    except (OSError, AttributeError) as error:
+        return None, f"the compiled CPU kernel {_LIBRARY.name} does not load: {error}"
+    if version != _ABI_VERSION:
+        return None, (
+            f"the compiled CPU kernel {_LIBRARY.name} is from another version "
+            f"(interface {version}, expected {_ABI_VERSION}); install the package again"
+        )
+    library.pw_active_isa.restype = ctypes.c_char_p
+    return library, None
+
+
+def why_unavailable() -> str | None:
+    """None where the compiled kernel is loaded; else one sentence that says why it is not."""
+    return _load()[1]
+
+
+def library() -> ctypes.CDLL:
+    """The loaded library.
+
+    Raises:
+        RuntimeError: it is not available.
+    """
+    loaded, reason = _load()
+    if loaded is None:
+        raise RuntimeError(reason)
+    return loaded
+
+
+def instruction_set() -> str:
+    """The code that this processor runs: ``"avx512"``, ``"avx2"`` or ``"baseline"``.
+
+    Raises:
+        RuntimeError: the library is not available.
+    """
+    return library().pw_active_isa().decode()

@@ -1,0 +1,177 @@
+// Forward: for each run of pixels, sample nine taps into a buffer that stays in L1, then mix channels.
+#pragma once
+
+#include "plan.h"
+#include "threads.h"
+
+namespace pw {
+namespace PW_ISA {
+
+// accumulator[o][p] += sum_r weight[r][o] * samples[r][p] for `rows` rows held in registers.
+template <class T, int rows>
+static void mix_rows(const T* samples, const T* weight, int64_t outputs, int stride, int padded,
+                     T* accumulator) {
+  typedef typename Simd<T>::V V;
+  constexpr int width = Simd<T>::width;
+  // Two vectors of pixels share each weight where there are registers for it.
+  constexpr int step = PW_VECTOR_BYTES == 64 ? 2 : 1;
+  for (int p = 0; p < padded; p += step * width) {
+    V s[rows][step];
+    for (int r = 0; r < rows; ++r)
+      for (int v = 0; v < step; ++v) s[r][v] = load<V>(samples + r * stride + p + v * width);
+    for (int64_t o = 0; o < outputs; ++o) {
+      T* out = accumulator + o * stride + p;
+      V sum[step];
+      for (int v = 0; v < step; ++v) sum[v] = load<V>(out + v * width);
+      for (int r = 0; r < rows; ++r)
+        for (int v = 0; v < step; ++v) sum[v] += weight[r * outputs + o] * s[r][v];
+      for (int v = 0; v < step; ++v) store(out + v * width, sum[v]);
+    }
+  }
+}
+
+template <class T>
+static void mix(int rows, const T* samples, const T* weight, int64_t outputs, int stride, int padded,
+                T* accumulator) {
+  switch (rows) {
+#define PW_CASE(R) \
+  case R:          \
+    return mix_rows<T, R>(samples, weight, outputs, stride, padded, accumulator);
+    PW_CASE(1) PW_CASE(2) PW_CASE(3) PW_CASE(4) PW_CASE(5) PW_CASE(6) PW_CASE(7) PW_CASE(8) PW_CASE(9)
+#undef PW_CASE
+    default:
+      return;
+  }
+}
+
+template <class T>
+PW_INLINE void blend(const T* upper, const T* lower, const Coordinates<T>& at, const T* mask,
+                     int padded, T* samples) {
+  typedef typename Simd<T>::V V;
+  typedef typename Simd<T>::Mask M;
+  constexpr int width = Simd<T>::width;
+  for (int p = 0; p < padded; p += width) {
+    const V fy = load<V>(at.fraction_y + p), fx = load<V>(at.fraction_x + p);
+    const V u0 = load<V>(upper + 2 * p), u1 = load<V>(upper + 2 * p + width);
+    const V l0 = load<V>(lower + 2 * p), l1 = load<V>(lower + 2 * p + width);
+    V left, right;
+    Pairs<width>::template split<M>(u0, u1, left, right);
+    V below_left, below_right;
+    Pairs<width>::template split<M>(l0, l1, below_left, below_right);
+    left += fy * (below_left - left);
+    right += fy * (below_right - right);
+    V sample = left + fx * (right - left);
+    if (mask) sample *= load<V>(mask + p);
+    store(samples + p, sample);
+  }
+}
+
+template <class T>
+struct ForwardScratch {
+  Run run;
+  Coordinates<T> at;
+  T *dy, *dx, *mask, *upper, *lower, *samples, *accumulator;
+
+  ForwardScratch(const Plan<T>& plan, Carver& carver) {
+    const int64_t n = plan.run_padded;
+    run.base_y = carver.take<int32_t>(n);
+    run.base_x = carver.take<int32_t>(n);
+    at.idx = carver.take<int32_t>(n);
+    at.fraction_y = carver.take<T>(n);
+    at.fraction_x = carver.take<T>(n);
+    dy = carver.take<T>(n);
+    dx = carver.take<T>(n);
+    mask = carver.take<T>(n);
+    upper = carver.take<T>(2 * n);
+    lower = carver.take<T>(2 * n);
+    samples = carver.take<T>(kTapBlock * n);
+    accumulator = carver.take<T>(plan.a.out_channels * n);
+  }
+};
+
+// Adds frame n (its packed planes given) to the accumulators of a run.
+template <class T>
+static void warp_run(const Plan<T>& plan, int64_t n, const T* planes, ForwardScratch<T>& s) {
+  const WarpArgs& a = plan.a;
+  const int stride = plan.run_padded;
+  for (int64_t d = 0; d < a.dilation_count; ++d)
+    for (int64_t g = 0; g < a.offset_groups; ++g) {
+      int rows = 0;
+      int64_t first = plan.packed_index(d, g, 0, 0), outputs_of = -1;
+      auto flush = [&] {
+        mix(rows, s.samples, plan.packed_weight + first, plan.mix_outputs, stride, s.run.padded,
+            s.accumulator + outputs_of * plan.mix_outputs * stride);
+        first += rows * plan.mix_outputs;
+        rows = 0;
+      };
+      for (int64_t k = 0; k < plan.taps; ++k) {
+        const int64_t channel = g * plan.taps + k;
+        const T far = -kFar;
+        const T* dy = fetch_run(a.offsets[d], a.offset_dtype, n, 2 * channel, s.run, far, s.dy);
+        const T* dx = fetch_run(a.offsets[d], a.offset_dtype, n, 2 * channel + 1, s.run, far, s.dx);
+        const T* mask = a.masks ? fetch_run(a.masks[d], a.mask_dtype, n, channel, s.run, T(0), s.mask)
+                                : nullptr;
+        locate(plan, s.run, dy, dx, d, k, s.at);
+        for (int64_t c = g * plan.group_channels; c < (g + 1) * plan.group_channels; ++c) {
+          const int64_t weight_group = c / plan.weight_channels;
+          if (rows == kTapBlock || (rows > 0 && weight_group != outputs_of)) flush();
+          outputs_of = weight_group;
+          gather_pairs(planes + c * plan.plane, plan.row, s.at.idx, s.run.padded, s.upper, s.lower);
+          blend(s.upper, s.lower, s.at, mask, s.run.padded, s.samples + rows * stride);
+          ++rows;
+        }
+      }
+      flush();
+    }
+}
+
+template <class T>
+static Status forward(const WarpArgs& a) {
+  // Runs as long as the accumulators of all outputs stay in L1 beside the samples.
+  const int64_t wanted = max_of(64, min_of(256, 4608 / a.out_channels / 32 * 32));
+  Plan<T> plan(a, static_cast<int>(wanted));
+  if (plan.pixels == 0 || a.windows == 0) return kOk;
+
+  Buffer weight(plan.weight_count * static_cast<int64_t>(sizeof(T)));
+  if (!weight.ok()) return kOutOfMemory;
+  T* packed = weight.at<T>(0);
+  plan.each_weight([&](int64_t from, int64_t to) { packed[to] = static_cast<const T*>(a.weight)[from]; });
+  plan.packed_weight = packed;
+
+  // Planes of as many windows as stay in the cache together; memory does not grow with the batch.
+  const int64_t window_planes = a.frames_per_window * a.channels;
+  const int64_t window_bytes = window_planes * plan.plane * static_cast<int64_t>(sizeof(T));
+  const int64_t chunk = min_of(a.windows, max_of(1, (int64_t(4) << 20) / window_bytes));
+  Carver size(nullptr);
+  ForwardScratch<T>(plan, size);
+  Buffer planes(chunk * window_bytes), scratch(size.used() * a.num_threads);
+  if (!planes.ok() || !scratch.ok()) return kOutOfMemory;
+
+  for (int64_t first = 0; first < a.windows; first += chunk) {
+    const int64_t windows = min_of(chunk, a.windows - first);
+    parallel(windows * window_planes, a.num_threads, [&](int64_t task, int) {
+      const int64_t n = first * a.frames_per_window + task / a.channels;
+      pack_plane(plan, n, task % a.channels, plan.frame_weight(n), planes.at<T>(0) + task * plan.plane);
+    });
+    parallel(windows * plan.runs(), a.num_threads, [&](int64_t task, int thread) {
+      Carver carver(scratch.at<char>(thread * size.used()));
+      ForwardScratch<T> s(plan, carver);
+      const int64_t window = task / plan.runs(), b = first + window;
+      plan.start_run(s.run, task % plan.runs());
+      for (int64_t o = 0; o < a.out_channels; ++o) {
+        const T bias = a.bias ? static_cast<const T*>(a.bias)[o] : T(0);
+        for (int p = 0; p < s.run.padded; ++p) s.accumulator[o * plan.run_padded + p] = bias;
+      }
+      for (int64_t t = 0; t < a.frames_per_window; ++t)
+        warp_run(plan, b * a.frames_per_window + t,
+                 planes.at<T>(0) + (window * a.frames_per_window + t) * a.channels * plan.plane, s);
+      for (int64_t o = 0; o < a.out_channels; ++o)
+        write_as(s.accumulator + o * plan.run_padded, s.run.count, a.input_dtype, a.output,
+                 (b * a.out_channels + o) * plan.pixels + s.run.start);
+    });
+  }
+  return kOk;
+}
+
+}  // namespace PW_ISA
+}  // namespace pw
