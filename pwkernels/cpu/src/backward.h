@@ -17,15 +17,15 @@ struct Share {
 
 template <class T>
 struct BackwardScratch {
-  Run run;
+  Run<T> run;
   Coordinates<T> at[kTapBlock];
-  T *dy, *dx, *mask, *upper, *lower, *samples, *columns, *grad_y, *grad_x, *grad_mask, *grad_output;
+  T *dy, *dx, *mask, *corners, *samples, *columns, *grad_y, *grad_x, *grad_mask, *grad_output;
   T *planes, *grad_planes;
 
   BackwardScratch(const Plan<T>& plan, int64_t channels, bool scatter, Carver& carver) {
     const int64_t n = plan.run_padded;
-    run.base_y = carver.take<int32_t>(n);
-    run.base_x = carver.take<int32_t>(n);
+    run.base_y = carver.take<T>(n);
+    run.base_x = carver.take<T>(n);
     for (auto& tap : at) {
       tap.idx = carver.take<int32_t>(n);
       tap.fraction_y = carver.take<T>(n);
@@ -34,8 +34,7 @@ struct BackwardScratch {
     dy = carver.take<T>(n);
     dx = carver.take<T>(n);
     mask = carver.take<T>(kTapBlock * n);
-    upper = carver.take<T>(2 * n);
-    lower = carver.take<T>(2 * n);
+    corners = carver.take<T>(4 * n);
     samples = carver.take<T>(kTapBlock * n);
     columns = carver.take<T>(kTapBlock * n);
     grad_y = carver.take<T>(kTapBlock * n);
@@ -119,42 +118,33 @@ static TapKernels<T> tap_kernels(int rows) {
   }
 }
 
-// Gradients of one channel at one tap, added to those of the group. `upper` and `lower` hold the
-// corners; with `scatter` they are replaced by what each corner adds to the gradient of the input.
+// Gradients of one channel at one tap, added to those of the group. With `scatter` the corners are
+// replaced by what each of them adds to the gradient of the input.
 template <class T, bool scatter>
 static void differentiate(const Coordinates<T>& at, const T* mask, const T* columns, int padded,
-                          T* upper, T* lower, T* samples, T* grad_y, T* grad_x, T* grad_mask) {
+                          T* corners, T* samples, T* grad_y, T* grad_x, T* grad_mask) {
   typedef typename Simd<T>::V V;
-  typedef typename Simd<T>::Mask M;
-  constexpr int width = Simd<T>::width;
-  for (int p = 0; p < padded; p += width) {
-    const V fy = load<V>(at.fraction_y + p), fx = load<V>(at.fraction_x + p);
-    V u0, u1, l0, l1;
-    Pairs<width>::template split<M>(load<V>(upper + 2 * p), load<V>(upper + 2 * p + width), u0, u1);
-    Pairs<width>::template split<M>(load<V>(lower + 2 * p), load<V>(lower + 2 * p + width), l0, l1);
-    const V down0 = l0 - u0, down1 = l1 - u1;
-    const V left = u0 + fy * down0, right = u1 + fy * down1;
-    V sample = left + fx * (right - left);
+  const T *fraction_y = at.fraction_y, *fraction_x = at.fraction_x;
+  for (int p = 0; p < padded; p += Simd<T>::width) {
+    const V fy = load<V>(fraction_y + p), fx = load<V>(fraction_x + p);
+    const Corners<T> c = Corners<T>::read(corners + 4 * p);
+    const V down0 = c.l0 - c.u0, down1 = c.l1 - c.u1;
+    const V left = c.u0 + fy * down0, across = c.u1 + fy * down1 - left;
+    V sample = left + fx * across;
     V column = load<V>(columns + p);
-    store(grad_mask + p, load<V>(grad_mask + p) + column * sample);
     if (mask) {
       const V m = load<V>(mask + p);
+      store(grad_mask + p, load<V>(grad_mask + p) + column * sample);
       sample *= m;
       column *= m;
     }
     store(samples + p, sample);
     store(grad_y + p, load<V>(grad_y + p) + column * (down0 + fx * (down1 - down0)));
-    store(grad_x + p, load<V>(grad_x + p) + column * (right - left));
+    store(grad_x + p, load<V>(grad_x + p) + column * across);
     if (scatter) {
       const V low = column * fy, high = column - low;
       const V low1 = low * fx, high1 = high * fx;
-      V first, second;
-      Pairs<width>::template join<M>(high - high1, high1, first, second);
-      store(upper + 2 * p, first);
-      store(upper + 2 * p + width, second);
-      Pairs<width>::template join<M>(low - low1, low1, first, second);
-      store(lower + 2 * p, first);
-      store(lower + 2 * p + width, second);
+      Corners<T>{high - high1, high1, low - low1, low1}.write(corners + 4 * p);
     }
   }
 }
@@ -162,8 +152,7 @@ static void differentiate(const Coordinates<T>& at, const T* mask, const T* colu
 // Adds the corners' shares to the plane. Neighbouring pixels mostly hit neighbouring cells; taking
 // pixels `padded / 8` apart lets a store reach the cache before the next load needs it.
 template <class T>
-PW_INLINE void scatter_pairs(const T* upper, const T* lower, const int32_t* idx, int64_t row,
-                             int padded, T* plane) {
+PW_INLINE void scatter_corners(const T* corners, const int32_t* idx, int64_t row, int padded, T* plane) {
   const int part = padded / 8;
   for (int i = 0; i < part; ++i)
     for (int j = 0; j < 8; ++j) {
@@ -172,8 +161,8 @@ PW_INLINE void scatter_pairs(const T* upper, const T* lower, const int32_t* idx,
       T pair[2], below[2];
       memcpy(pair, corner, sizeof(pair));
       memcpy(below, corner + row, sizeof(below));
-      for (int e = 0; e < 2; ++e) pair[e] += upper[2 * p + e];
-      for (int e = 0; e < 2; ++e) below[e] += lower[2 * p + e];
+      for (int e = 0; e < 2; ++e) pair[e] += corners[4 * p + e];
+      for (int e = 0; e < 2; ++e) below[e] += corners[4 * p + 2 + e];
       memcpy(corner, pair, sizeof(pair));
       memcpy(corner + row, below, sizeof(below));
     }
@@ -192,6 +181,7 @@ static void backward_taps(const Plan<T>& plan, const Share& share, int64_t d, in
     const T far = -kFar;
     const T* dy = fetch_run(a.offsets[d], a.offset_dtype, share.n, 2 * channel, s.run, far, s.dy);
     const T* dx = fetch_run(a.offsets[d], a.offset_dtype, share.n, 2 * channel + 1, s.run, far, s.dx);
+    prefetch_tap(plan, share.n, g, d, k0 + r + 2, s.run);
     locate(plan, s.run, dy, dx, d, k0 + r, s.at[r]);
     if (a.masks)
       masks[r] = fetch_run(a.masks[d], a.mask_dtype, share.n, channel, s.run, T(0), s.mask + r * stride);
@@ -210,14 +200,14 @@ static void backward_taps(const Plan<T>& plan, const Share& share, int64_t d, in
                            stride, s.run.padded, s.columns);
     for (int r = 0; r < rows; ++r) {
       const int64_t line = r * stride;
-      gather_pairs(s.planes + (c - share.c0) * plan.plane, plan.row, s.at[r].idx, s.run.padded,
-                   s.upper, s.lower);
+      gather_corners(s.planes + (c - share.c0) * plan.plane, plan.row, s.at[r].idx, s.run.padded,
+                     s.corners);
       auto run = share.scatter ? differentiate<T, true> : differentiate<T, false>;
-      run(s.at[r], masks[r], s.columns + line, s.run.padded, s.upper, s.lower, s.samples + line,
+      run(s.at[r], masks[r], s.columns + line, s.run.padded, s.corners, s.samples + line,
           s.grad_y + line, s.grad_x + line, s.grad_mask + line);
       if (share.scatter)
-        scatter_pairs(s.upper, s.lower, s.at[r].idx, plan.row, s.run.padded,
-                      s.grad_planes + (c - share.c0) * plan.plane);
+        scatter_corners(s.corners, s.at[r].idx, plan.row, s.run.padded,
+                        s.grad_planes + (c - share.c0) * plan.plane);
     }
     if (share.samples && grad_weight)
       kernels.correlate(s.samples, grad_output, plan.mix_outputs, stride, s.run.padded, weight_step,
@@ -308,6 +298,13 @@ static Status backward(const WarpArgs& a) {
     BackwardScratch<T> s(plan, want_samples ? plan.group_channels : 1, want_input, carver);
     backward_share(plan, share, s, grad_weight);
   };
+
+  const int64_t maps = plan.frames() * a.offset_groups * plan.taps * plan.pixels;
+  auto element = [](DType dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; };
+  for (int64_t d = 0; d < a.dilation_count; ++d) {
+    if (a.grad_offsets) advise_huge_pages(a.grad_offsets[d], 2 * maps * element(a.offset_dtype));
+    if (a.grad_masks) advise_huge_pages(a.grad_masks[d], maps * element(a.mask_dtype));
+  }
 
   const int64_t runs = plan.pixels > 0 ? plan.runs() : 0;
   for (int64_t first = 0; want_samples && first < plan.frames(); first += wave_frames) {

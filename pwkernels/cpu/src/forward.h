@@ -45,21 +45,13 @@ static void mix(int rows, const T* samples, const T* weight, int64_t outputs, in
 }
 
 template <class T>
-PW_INLINE void blend(const T* upper, const T* lower, const Coordinates<T>& at, const T* mask,
-                     int padded, T* samples) {
+PW_INLINE void blend(const T* corners, const Coordinates<T>& at, const T* mask, int padded, T* samples) {
   typedef typename Simd<T>::V V;
-  typedef typename Simd<T>::Mask M;
-  constexpr int width = Simd<T>::width;
-  for (int p = 0; p < padded; p += width) {
-    const V fy = load<V>(at.fraction_y + p), fx = load<V>(at.fraction_x + p);
-    const V u0 = load<V>(upper + 2 * p), u1 = load<V>(upper + 2 * p + width);
-    const V l0 = load<V>(lower + 2 * p), l1 = load<V>(lower + 2 * p + width);
-    V left, right;
-    Pairs<width>::template split<M>(u0, u1, left, right);
-    V below_left, below_right;
-    Pairs<width>::template split<M>(l0, l1, below_left, below_right);
-    left += fy * (below_left - left);
-    right += fy * (below_right - right);
+  const T *fraction_y = at.fraction_y, *fraction_x = at.fraction_x;
+  for (int p = 0; p < padded; p += Simd<T>::width) {
+    const V fy = load<V>(fraction_y + p), fx = load<V>(fraction_x + p);
+    const Corners<T> c = Corners<T>::read(corners + 4 * p);
+    const V left = c.u0 + fy * (c.l0 - c.u0), right = c.u1 + fy * (c.l1 - c.u1);
     V sample = left + fx * (right - left);
     if (mask) sample *= load<V>(mask + p);
     store(samples + p, sample);
@@ -68,22 +60,21 @@ PW_INLINE void blend(const T* upper, const T* lower, const Coordinates<T>& at, c
 
 template <class T>
 struct ForwardScratch {
-  Run run;
+  Run<T> run;
   Coordinates<T> at;
-  T *dy, *dx, *mask, *upper, *lower, *samples, *accumulator;
+  T *dy, *dx, *mask, *corners, *samples, *accumulator;
 
   ForwardScratch(const Plan<T>& plan, Carver& carver) {
     const int64_t n = plan.run_padded;
-    run.base_y = carver.take<int32_t>(n);
-    run.base_x = carver.take<int32_t>(n);
+    run.base_y = carver.take<T>(n);
+    run.base_x = carver.take<T>(n);
     at.idx = carver.take<int32_t>(n);
     at.fraction_y = carver.take<T>(n);
     at.fraction_x = carver.take<T>(n);
     dy = carver.take<T>(n);
     dx = carver.take<T>(n);
     mask = carver.take<T>(n);
-    upper = carver.take<T>(2 * n);
-    lower = carver.take<T>(2 * n);
+    corners = carver.take<T>(4 * n);
     samples = carver.take<T>(kTapBlock * n);
     accumulator = carver.take<T>(plan.a.out_channels * n);
   }
@@ -94,8 +85,9 @@ template <class T>
 static void warp_run(const Plan<T>& plan, int64_t n, const T* planes, ForwardScratch<T>& s) {
   const WarpArgs& a = plan.a;
   const int stride = plan.run_padded;
-  for (int64_t d = 0; d < a.dilation_count; ++d)
-    for (int64_t g = 0; g < a.offset_groups; ++g) {
+  // Groups outermost: all taps of all dilations read the same few planes while they are in the cache.
+  for (int64_t g = 0; g < a.offset_groups; ++g)
+    for (int64_t d = 0; d < a.dilation_count; ++d) {
       int rows = 0;
       int64_t first = plan.packed_index(d, g, 0, 0), outputs_of = -1;
       auto flush = [&] {
@@ -111,13 +103,14 @@ static void warp_run(const Plan<T>& plan, int64_t n, const T* planes, ForwardScr
         const T* dx = fetch_run(a.offsets[d], a.offset_dtype, n, 2 * channel + 1, s.run, far, s.dx);
         const T* mask = a.masks ? fetch_run(a.masks[d], a.mask_dtype, n, channel, s.run, T(0), s.mask)
                                 : nullptr;
+        prefetch_tap(plan, n, g, d, k + 2, s.run);
         locate(plan, s.run, dy, dx, d, k, s.at);
         for (int64_t c = g * plan.group_channels; c < (g + 1) * plan.group_channels; ++c) {
           const int64_t weight_group = c / plan.weight_channels;
           if (rows == kTapBlock || (rows > 0 && weight_group != outputs_of)) flush();
           outputs_of = weight_group;
-          gather_pairs(planes + c * plan.plane, plan.row, s.at.idx, s.run.padded, s.upper, s.lower);
-          blend(s.upper, s.lower, s.at, mask, s.run.padded, s.samples + rows * stride);
+          gather_corners(planes + c * plan.plane, plan.row, s.at.idx, s.run.padded, s.corners);
+          blend(s.corners, s.at, mask, s.run.padded, s.samples + rows * stride);
           ++rows;
         }
       }

@@ -3,6 +3,10 @@
 
 #include <stdlib.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "simd.h"
 #include "warp.h"
 
@@ -15,7 +19,7 @@ constexpr int kBorder = 2;
 // Taps that are sampled before their channel mix runs; nine is a whole 3x3 kernel, and nine samples
 // and the accumulators of the mix fit in the registers.
 constexpr int kTapBlock = 9;
-// Offsets are clamped to this before the conversion to integers.
+// Fills the lanes past the end of a run: outside any map.
 constexpr float kFar = 1073741824.0f;  // 2^30
 
 PW_INLINE int64_t round_up(int64_t x, int64_t multiple) {
@@ -63,11 +67,12 @@ class Carver {
 };
 
 // The pixels of a run: consecutive outputs, row after row; `padded` is whole vectors.
+template <class T>
 struct Run {
   int64_t start;
   int count, padded;
-  int32_t* base_y;  // oy * stride_h, and likewise for x: add the tap's displacement
-  int32_t* base_x;
+  T* base_y;  // oy * stride_h, and likewise for x: add the tap's displacement
+  T* base_x;
 };
 
 template <class T>
@@ -117,14 +122,14 @@ struct Plan {
           }
   }
 
-  void start_run(Run& run, int64_t index) const {
+  void start_run(Run<T>& run, int64_t index) const {
     run.start = index * run_pixels;
     run.count = static_cast<int>(min_of(run_pixels, pixels - run.start));
     run.padded = static_cast<int>(round_up(run.count, 2 * width));
     int64_t y = run.start / a.out_width, x = run.start % a.out_width;
     for (int p = 0; p < run.padded; ++p) {
-      run.base_y[p] = static_cast<int32_t>(y * a.stride_h);
-      run.base_x[p] = static_cast<int32_t>(x * a.stride_w);
+      run.base_y[p] = static_cast<T>(y * a.stride_h);
+      run.base_x[p] = static_cast<T>(x * a.stride_w);
       if (p + 1 < run.count && ++x == a.out_width) x = 0, ++y;
     }
   }
@@ -177,7 +182,7 @@ PW_INLINE DType native_dtype(double) { return kFloat64; }
 // `fill` in the lanes past the end.
 template <class T>
 PW_INLINE const T* fetch_run(const Tensor4& tensor, DType dtype, int64_t n, int64_t channel,
-                             const Run& run, T fill, T* buffer) {
+                             const Run<T>& run, T fill, T* buffer) {
   const int64_t at = n * tensor.stride_n + channel * tensor.stride_c + run.start;
   if (dtype == native_dtype(T()) && run.count == run.padded)
     return static_cast<const T*>(tensor.data) + at;
@@ -206,59 +211,133 @@ struct Coordinates {
   T* fraction_x;
 };
 
+// `base` is the integer position of the tap, counted from the first pixel of the border. The
+// position is clamped to the border by clamping the offset, which is exact.
 template <class T>
-PW_INLINE void axis_cells(const T* offset, const int32_t* base, int32_t shift, int32_t last,
-                          typename Simd<T>::I& cell, typename Simd<T>::V& fraction) {
+PW_INLINE typename Simd<T>::V axis_cell(typename Simd<T>::V offset, typename Simd<T>::V base,
+                                        typename Simd<T>::V last, typename Simd<T>::V& fraction) {
   typedef typename Simd<T>::V V;
-  typedef typename Simd<T>::I I;
-  const V far = splat<T>(kFar);
-  V o = load<V>(offset);
-  o = o > -far ? o : -far;  // false for NaN
-  o = o < far ? o : far;
-  I whole = __builtin_convertvector(o, I);
-  V truncated = __builtin_convertvector(whole, V);
-  whole += __builtin_convertvector(truncated > o, I);  // -1 where truncation went up
-  fraction = o - __builtin_convertvector(whole, V);
-  I y = whole + load<I>(base) + shift;
-  const I low = I{} - kBorder, high = I{} + last;
-  y = y > low ? y : low;
-  cell = y < high ? y : high;
+  const V clamped = at_most(at_least(offset, -base), last - base);
+  const V whole = floor_of(clamped);
+  fraction = clamped - whole;
+  return whole + base;
 }
 
 template <class T>
-PW_INLINE void locate(const Plan<T>& plan, const Run& run, const T* dy, const T* dx, int64_t d,
+PW_INLINE void locate(const Plan<T>& plan, const Run<T>& run, const T* dy, const T* dx, int64_t d,
                       int64_t k, const Coordinates<T>& out) {
   typedef typename Simd<T>::V V;
   typedef typename Simd<T>::I I;
   const WarpArgs& a = plan.a;
-  const int32_t shift_y =
-      static_cast<int32_t>(k / a.kernel_w * a.dilations[2 * d] - a.paddings[2 * d]);
-  const int32_t shift_x =
-      static_cast<int32_t>(k % a.kernel_w * a.dilations[2 * d + 1] - a.paddings[2 * d + 1]);
-  const int32_t row = static_cast<int32_t>(plan.row);
-  const int32_t last_y = static_cast<int32_t>(a.height), last_x = static_cast<int32_t>(a.width);
-  for (int p = 0; p < run.padded; p += Simd<T>::width) {
-    I y, x;
+  const int64_t shift_y = k / a.kernel_w * a.dilations[2 * d] - a.paddings[2 * d] + kBorder;
+  const int64_t shift_x = k % a.kernel_w * a.dilations[2 * d + 1] - a.paddings[2 * d + 1] + kBorder;
+  const V tap_y = splat<T>(static_cast<T>(shift_y)), tap_x = splat<T>(static_cast<T>(shift_x));
+  const V last_y = splat<T>(static_cast<T>(a.height + kBorder));
+  const V last_x = splat<T>(static_cast<T>(a.width + kBorder));
+  const I row = I{} + static_cast<int32_t>(plan.row);
+  const T *base_y = run.base_y, *base_x = run.base_x;
+  int32_t* idx = out.idx;
+  T *fraction_y = out.fraction_y, *fraction_x = out.fraction_x;
+  const int padded = run.padded;
+  for (int p = 0; p < padded; p += Simd<T>::width) {
     V fy, fx;
-    axis_cells<T>(dy + p, run.base_y + p, shift_y, last_y, y, fy);
-    axis_cells<T>(dx + p, run.base_x + p, shift_x, last_x, x, fx);
-    store(out.idx + p, (y + kBorder) * row + (x + kBorder));
-    store(out.fraction_y + p, fy);
-    store(out.fraction_x + p, fx);
+    const V y = axis_cell<T>(load<V>(dy + p), load<V>(base_y + p) + tap_y, last_y, fy);
+    const V x = axis_cell<T>(load<V>(dx + p), load<V>(base_x + p) + tap_x, last_x, fx);
+    store(idx + p, __builtin_convertvector(y, I) * row + __builtin_convertvector(x, I));
+    store(fraction_y + p, fy);
+    store(fraction_x + p, fx);
   }
 }
 
-// The two corners of a row are neighbours, so each sample is two loads of a pair. Scalar on purpose:
-// pair loads beat the gather instructions of current processors.
+// Asks for huge pages for memory that is about to be written for the first time: the gradients of the
+// offsets are hundreds of megabytes, and taking them in small pages costs more than computing them.
+PW_INLINE void advise_huge_pages(void* data, int64_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t page = uintptr_t(2) << 20;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / page * page;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
+// Asks for a run of a plane before it is needed. The planes of the taps lie far apart, so that no
+// run is long enough for the processor to notice by itself.
 template <class T>
-PW_INLINE void gather_pairs(const T* plane, int64_t row, const int32_t* idx, int count, T* upper,
-                            T* lower) {
-  for (int p = 0; p < count; ++p) {
-    const T* corner = plane + idx[p];
-    memcpy(upper + 2 * p, corner, 2 * sizeof(T));
-    memcpy(lower + 2 * p, corner + row, 2 * sizeof(T));
+PW_INLINE void prefetch_run(const Tensor4& tensor, DType dtype, int64_t n, int64_t channel,
+                            const Run<T>& run) {
+  const int64_t size = dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2;
+  const char* first = static_cast<const char*>(tensor.data) +
+                      (n * tensor.stride_n + channel * tensor.stride_c + run.start) * size;
+  for (int64_t byte = 0; byte < run.count * size; byte += 64) __builtin_prefetch(first + byte);
+}
+
+// Prefetches what `fetch_run` will read for tap k of (g, d); a k past the last tap is one of the next
+// dilation, and after the last dilation one of the next group.
+template <class T>
+PW_INLINE void prefetch_tap(const Plan<T>& plan, int64_t n, int64_t g, int64_t d, int64_t k,
+                            const Run<T>& run) {
+  const WarpArgs& a = plan.a;
+  if (k >= plan.taps) k -= plan.taps, ++d;
+  if (d >= a.dilation_count) d = 0, ++g;
+  if (k >= plan.taps || g >= a.offset_groups) return;
+  const int64_t channel = g * plan.taps + k;
+  prefetch_run(a.offsets[d], a.offset_dtype, n, 2 * channel, run);
+  prefetch_run(a.offsets[d], a.offset_dtype, n, 2 * channel + 1, run);
+  if (a.masks) prefetch_run(a.masks[d], a.mask_dtype, n, channel, run);
+}
+
+// The corners of every sample of a run, (upper left, upper right, lower left, lower right). The two
+// corners of a row are neighbours, so each sample is two loads of a pair. Scalar on purpose: pair
+// loads beat the gather instructions of current processors. Four samples at a time keep more loads
+// in flight; `count` is a multiple of four.
+template <class T>
+PW_INLINE void gather_corners(const T* plane, int64_t row, const int32_t* idx, int count, T* corners) {
+  const T* below = plane + row;
+  for (int p = 0; p < count; p += 4) {
+    const int64_t at[4] = {idx[p], idx[p + 1], idx[p + 2], idx[p + 3]};
+    T* out = corners + 4 * p;
+    memcpy(out, plane + at[0], 2 * sizeof(T));
+    memcpy(out + 2, below + at[0], 2 * sizeof(T));
+    memcpy(out + 4, plane + at[1], 2 * sizeof(T));
+    memcpy(out + 6, below + at[1], 2 * sizeof(T));
+    memcpy(out + 8, plane + at[2], 2 * sizeof(T));
+    memcpy(out + 10, below + at[2], 2 * sizeof(T));
+    memcpy(out + 12, plane + at[3], 2 * sizeof(T));
+    memcpy(out + 14, below + at[3], 2 * sizeof(T));
   }
 }
+
+// Four vectors of corners, sorted by kind.
+template <class T>
+struct Corners {
+  typedef typename Simd<T>::V V;
+  typedef typename Simd<T>::Mask M;
+  typedef Pairs<Simd<T>::width> P;
+  V u0, u1, l0, l1;
+
+  PW_INLINE Corners read(const T* corners) {
+    constexpr int w = Simd<T>::width;
+    V left_a, right_a, left_b, right_b;
+    P::template split<M>(load<V>(corners), load<V>(corners + w), left_a, right_a);
+    P::template split<M>(load<V>(corners + 2 * w), load<V>(corners + 3 * w), left_b, right_b);
+    Corners c;
+    P::template split<M>(left_a, left_b, c.u0, c.l0);
+    P::template split<M>(right_a, right_b, c.u1, c.l1);
+    return c;
+  }
+
+  __attribute__((always_inline)) inline void write(T* corners) const {
+    constexpr int w = Simd<T>::width;
+    V left_a, right_a, left_b, right_b, out[4];
+    P::template join<M>(u0, l0, left_a, left_b);
+    P::template join<M>(u1, l1, right_a, right_b);
+    P::template join<M>(left_a, right_a, out[0], out[1]);
+    P::template join<M>(left_b, right_b, out[2], out[3]);
+    for (int v = 0; v < 4; ++v) store(corners + v * w, out[v]);
+  }
+};
 
 }  // namespace PW_ISA
 }  // namespace pw

@@ -7,6 +7,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 #define PW_VECTOR_BYTES 64
 #elif defined(__AVX2__)
@@ -58,10 +62,61 @@ PW_INLINE typename Simd<T>::V splat(T x) {
 
 template <class T>
 PW_INLINE T sum_lanes(typename Simd<T>::V v) {
+  typedef T Half __attribute__((vector_size(PW_VECTOR_BYTES / 2)));
+  T lanes[Simd<T>::width];
+  store(lanes, v);
+  const Half sum = load<Half>(lanes) + load<Half>(lanes + Simd<T>::width / 2);
   T total = 0;
-  for (int i = 0; i < Simd<T>::width; ++i) total += v[i];
+  for (int i = 0; i < Simd<T>::width / 2; ++i) total += sum[i];
   return total;
 }
+
+// a where a > b, else b: b for a NaN in a. Then the reverse, and rounding down. The vector extensions
+// have no operators for these that every compiler turns into the one instruction that there is.
+PW_INLINE Simd<float>::V floor_of(Simd<float>::V v) {
+  typedef Simd<float>::V V;
+#if defined(__AVX512F__)
+  return (V)_mm512_maskz_roundscale_ps(0xffff, (__m512)v,
+                                        _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+#elif defined(__AVX2__)
+  return (V)_mm256_floor_ps((__m256)v);
+#else
+  const V whole = __builtin_convertvector(__builtin_convertvector(v, Simd<float>::I), V);
+  return whole + __builtin_convertvector(whole > v, V);  // -1 where truncation went up
+#endif
+}
+
+PW_INLINE Simd<double>::V floor_of(Simd<double>::V v) {
+  typedef Simd<double>::V V;
+#if defined(__AVX512F__)
+  return (V)_mm512_maskz_roundscale_pd(0xff, (__m512d)v,
+                                        _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+#elif defined(__AVX2__)
+  return (V)_mm256_floor_pd((__m256d)v);
+#else
+  const V whole = __builtin_convertvector(__builtin_convertvector(v, Simd<double>::I), V);
+  return whole + __builtin_convertvector(whole > v, V);
+#endif
+}
+
+template <class V>
+PW_INLINE V at_least(V v, V low) {
+  return v > low ? v : low;
+}
+
+template <class V>
+PW_INLINE V at_most(V v, V high) {
+  return v < high ? v : high;
+}
+
+#if defined(__AVX512F__)
+PW_INLINE Simd<float>::V at_least(Simd<float>::V v, Simd<float>::V low) {
+  return (Simd<float>::V)_mm512_maskz_max_ps(0xffff, (__m512)v, (__m512)low);
+}
+PW_INLINE Simd<float>::V at_most(Simd<float>::V v, Simd<float>::V high) {
+  return (Simd<float>::V)_mm512_maskz_min_ps(0xffff, (__m512)v, (__m512)high);
+}
+#endif
 
 // Splitting pairs (a0 b0 a1 b1 ...) into (a0 a1 ...) and (b0 b1 ...), and joining them again.
 #if defined(__clang__)
