@@ -1,0 +1,14 @@
+"""Fused multi-dilation deformable warps: Triton on GPUs, compiled C++ on CPUs, torchvision's semantics."""
+
+from pwkernels.checks import ArgumentError, ArgumentTypeError
+from pwkernels.functional import deform_conv2d, multi_dilation_deform_warp
+from pwkernels.modules import DeformConv2d, MultiDilationDeformWarp
+
+__all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "DeformConv2d",
+    "MultiDilationDeformWarp",
+    "deform_conv2d",
+    "multi_dilation_deform_warp",
+]

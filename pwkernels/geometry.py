@@ -50,21 +50,26 @@ class WarpGeometry:
         """K, the number of taps of the kernel."""
         return self.kernel_hw[0] * self.kernel_hw[1]
 
-    def output_hw(self, input_hw: Sequence[int]) -> Pair:
-        """Size of the output for a map of ``input_hw`` (the same for every dilation)."""
-        sizes = {
-            tuple(
-                (size + 2 * p - (d * (k - 1) + 1)) // s + 1
-                for size, p, d, k, s in zip(
-                    input_hw, padding, dilation, self.kernel_hw, self.stride, strict=True
-                )
+    def output_hw(self, input_hw: Sequence[int], index: int = 0) -> Pair:
+        """Size of the output of dilation ``index`` for a map of ``input_hw``."""
+        sizes = (
+            (size + 2 * padding - (dilation * (kernel - 1) + 1)) // stride + 1
+            for size, padding, dilation, kernel, stride in zip(
+                input_hw,
+                self.paddings[index],
+                self.dilations[index],
+                self.kernel_hw,
+                self.stride,
+                strict=True,
             )
-            for padding, dilation in zip(self.paddings, self.dilations, strict=True)
-        }
-        if len(sizes) != 1:
-            raise ValueError(
-                f"every dilation must give the same output size, got {sorted(sizes)} "
-                f"for paddings {self.paddings} and dilations {self.dilations}"
-            )
-        (height, width) = sizes.pop()
+        )
+        height, width = sizes
         return height, width
+
+    def flat_paddings(self) -> list[int]:
+        """(h, w) of every dilation in one list, as an operator schema carries them."""
+        return [side for pair in self.paddings for side in pair]
+
+    def flat_dilations(self) -> list[int]:
+        """(h, w) of every dilation in one list, as an operator schema carries them."""
+        return [side for pair in self.dilations for side in pair]

@@ -117,7 +117,8 @@ def torchvision_warp(
 ) -> Tensor:
     """The same sum as one ``torchvision.ops.deform_conv2d`` call per dilation.
 
-    Never pass NaN offsets: torchvision's CPU kernel reads outside its memory for them.
+    Offsets that are NaN or infinite are moved outside the map first: torchvision's CPU kernel reads
+    outside its memory for them.
 
     Raises:
         ImportError: torchvision is missing or does not load.
@@ -129,7 +130,7 @@ def torchvision_warp(
     for index, (offset, kernel) in enumerate(zip(offsets, weight, strict=True)):
         part = deform_conv2d(
             input.to(dtype),
-            offset.to(dtype),
+            torch.where(offset.isfinite(), offset, -_FAR).to(dtype),
             kernel,
             stride=geometry.stride,
             padding=geometry.paddings[index],

@@ -121,11 +121,13 @@ def forward_rows(
     for i in tl.static_range(BLOCK_O):
         result = accumulators[i]
         o = group * OUT_PER_GROUP + o_begin + i
-        inside = valid & (o_begin + i < OUT_PER_GROUP)
+        limit = pixels
+        if OUT_PER_GROUP % BLOCK_O != 0:
+            limit = tl.where(o_begin + i < OUT_PER_GROUP, pixels, 0)
         if HAS_BIAS and not PARTIAL:
             result += tl.load(bias_ptr + o, mask=o_begin + i < OUT_PER_GROUP, other=0.0)
         pointers = out_ptr + tl.cast(o, tl.int64) * pixels + p
-        tl.store(pointers, result.to(out_ptr.dtype.element_ty), mask=inside)
+        tl.store(pointers, result.to(out_ptr.dtype.element_ty), mask=p < limit)
 
 
 @triton.jit
