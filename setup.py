@@ -31,7 +31,9 @@ from setuptools.command.build_ext import build_ext
 
 SOURCE_DIR = Path("pwkernels/cpu/src")
 LIBRARY = Path("pwkernels/cpu/_warp.so")  # the same name everywhere: the loader knows one path
-FAILURE_NOTE = LIBRARY.with_name("_build_failure.txt")  # pip hides our output; the loader reads this
+FAILURE_NOTE = LIBRARY.with_name(
+    "_build_failure.txt"
+)  # pip hides our output; the loader reads this
 LOG = Path("build/cpu_kernel.log")
 
 COMMON_FLAGS = (
@@ -125,7 +127,12 @@ class Tool:
         """Run one command; raise KernelBuildError with its first error line when it fails."""
         try:
             done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "LC_ALL": "C"},  # "error" below is an English word
+                text=True,
+                errors="replace",
             )
         except OSError as error:
             raise KernelBuildError(f"cannot run {command[0]!r}: {error.strerror}") from None
@@ -146,10 +153,10 @@ class BuildKernel(build_ext):
     Python was built with (LTO, architecture, rpath), and show errors as a wall of text.
     """
 
-    def get_ext_filename(self, fullname: str) -> str:  # noqa: D102
+    def get_ext_filename(self, fullname: str) -> str:
         return str(LIBRARY)
 
-    def build_extension(self, ext: Extension) -> None:  # noqa: D102
+    def build_extension(self, ext: Extension) -> None:
         library = Path(self.build_lib) / LIBRARY
         note = Path(self.build_lib) / FAILURE_NOTE
         library.parent.mkdir(parents=True, exist_ok=True)
@@ -211,27 +218,25 @@ class BuildKernel(build_ext):
             else:
                 path.unlink(missing_ok=True)
 
-    def get_output_mapping(self) -> dict[str, str]:  # noqa: D102
+    def get_output_mapping(self) -> dict[str, str]:
         mapping = super().get_output_mapping()
         return {built: source for built, source in mapping.items() if os.path.exists(built)}
 
-    def get_outputs(self) -> list[str]:  # noqa: D102
+    def get_outputs(self) -> list[str]:
         return [path for path in super().get_outputs() if os.path.exists(path)]
 
 
 class PlatformWheel(bdist_wheel):
     """The library depends on the platform, and not on the version of Python."""
 
-    def get_tag(self) -> tuple[str, str, str]:  # noqa: D102
+    def get_tag(self) -> tuple[str, str, str]:
         platform_tag = super().get_tag()[2]
         return "py3", "none", platform_tag.replace("universal2", target_machine())
 
 
 def is_up_to_date(target: Path, inputs: list[Path]) -> bool:
     """Whether ``target`` is newer than every input, headers included."""
-    return target.exists() and all(
-        target.stat().st_mtime > path.stat().st_mtime for path in inputs
-    )
+    return target.exists() and all(target.stat().st_mtime > path.stat().st_mtime for path in inputs)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,10 @@ def check_warp(
         )
         if masks:
             _check_shape(
-                mask_name.format(index), masks[index], (frames, offset_channels // 2, *out_hw), input
+                mask_name.format(index),
+                masks[index],
+                (frames, offset_channels // 2, *out_hw),
+                input,
             )
     if frame_weights is not None:
         window = frame_weights.shape[0]

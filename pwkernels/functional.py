@@ -231,9 +231,7 @@ def _run(
     geometry: WarpGeometry,
 ) -> Tensor:
     if backend in ("cpu", "triton"):
-        return library.warp(
-            input, offsets, masks, weight, bias, frame_weights, geometry, backend
-        )
+        return library.warp(input, offsets, masks, weight, bias, frame_weights, geometry, backend)
     compose = reference.warp if backend == "reference" else reference.torchvision_warp
     with torch.autocast(input.device.type, enabled=False):
         return compose(input, offsets, masks, weight, bias, frame_weights, geometry)

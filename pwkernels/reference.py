@@ -41,9 +41,7 @@ def _corner(planes: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return torch.where(inside[:, :, None], values, values.new_zeros(()))
 
 
-def sample(
-    input: Tensor, offset: Tensor, geometry: WarpGeometry, dilation_index: int
-) -> Tensor:
+def sample(input: Tensor, offset: Tensor, geometry: WarpGeometry, dilation_index: int) -> Tensor:
     """Bilinear samples ``[N, C, K, H_out, W_out]`` of every tap of one deformable convolution."""
     n, channels, height, width = input.shape
     taps = geometry.taps

@@ -19,7 +19,9 @@ _BUILD_FAILURE = _HERE / "_build_failure.txt"
 @lru_cache(maxsize=1)
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
     if not _LIBRARY.exists():
-        reason = _BUILD_FAILURE.read_text().strip() if _BUILD_FAILURE.exists() else "it was not built"
+        reason = (
+            _BUILD_FAILURE.read_text().strip() if _BUILD_FAILURE.exists() else "it was not built"
+        )
         return None, f"the compiled CPU kernel {_LIBRARY.name} is missing: {reason}"
     try:
         library = ctypes.CDLL(str(_LIBRARY))

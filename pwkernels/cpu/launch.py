@@ -133,7 +133,9 @@ class _Call:
         isa = instruction_set.encode() if instruction_set else None
         status = function(ctypes.byref(self.args), isa)
         if status == 1:
-            raise MemoryError(f"{entry}: out of memory for the scratch of {self.args.num_threads} threads")
+            raise MemoryError(
+                f"{entry}: out of memory for the scratch of {self.args.num_threads} threads"
+            )
         if status != 0:
             raise RuntimeError(
                 f"{entry}: instruction set {instruction_set!r} is not supported by this processor"

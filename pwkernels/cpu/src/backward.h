@@ -153,18 +153,14 @@ static void differentiate(const Coordinates<T>& at, const T* mask, const T* colu
 // pixels `padded / 8` apart lets a store reach the cache before the next load needs it.
 template <class T>
 PW_INLINE void scatter_corners(const T* corners, const int32_t* idx, int64_t row, int padded, T* plane) {
+  typedef T Pair __attribute__((vector_size(2 * sizeof(T))));
   const int part = padded / 8;
   for (int i = 0; i < part; ++i)
     for (int j = 0; j < 8; ++j) {
       const int p = j * part + i;
       T* corner = plane + idx[p];
-      T pair[2], below[2];
-      memcpy(pair, corner, sizeof(pair));
-      memcpy(below, corner + row, sizeof(below));
-      for (int e = 0; e < 2; ++e) pair[e] += corners[4 * p + e];
-      for (int e = 0; e < 2; ++e) below[e] += corners[4 * p + 2 + e];
-      memcpy(corner, pair, sizeof(pair));
-      memcpy(corner + row, below, sizeof(below));
+      store(corner, load<Pair>(corner) + load<Pair>(corners + 4 * p));
+      store(corner + row, load<Pair>(corner + row) + load<Pair>(corners + 4 * p + 2));
     }
 }
 
