@@ -1,4 +1,4 @@
-"""Fused multi-dilation deformable warps: Triton on GPUs, compiled C++ on CPUs, torchvision's semantics."""
+"""Fused multi-dilation deformable warps: Triton on GPUs, compiled C++ on CPUs."""
 
 from pwkernels.checks import ArgumentError, ArgumentTypeError
 from pwkernels.functional import deform_conv2d, multi_dilation_deform_warp

@@ -1,4 +1,4 @@
-"""Rules for arguments, and which backend can run a call: one function answers "can it?" and "why not?".
+"""Rules for arguments, and which backend can run a call (one function says whether and why not).
 
 Errors are of two classes that are also ``RuntimeError``, because that is what
 ``torchvision.ops.deform_conv2d`` raises: code that caught its errors catches ours.
@@ -28,7 +28,7 @@ MAX_MAP = 2**31 - 1
 
 
 class ArgumentError(ValueError, RuntimeError):
-    """A shape, size, device or option that does not fit; names the argument, what was expected and got."""
+    """A shape, size, device or option that does not fit; names what was expected and what came."""
 
 
 class ArgumentTypeError(TypeError, RuntimeError):
@@ -94,8 +94,8 @@ def check_warp(
         raise ArgumentError(f"input: expected C, H and W of at least 1, got shape {_shape(input)}")
     if channels % weight_channels != 0:
         raise ArgumentError(
-            f"weight: its {weight_channels} input channels do not divide the {channels} channels of "
-            f"input; got weight {_shape(weight)} and input {_shape(input)}"
+            f"weight: its {weight_channels} input channels do not divide the {channels} channels "
+            f"of input; got weight {_shape(weight)} and input {_shape(input)}"
         )
     groups = channels // weight_channels
     if out_channels % groups != 0:
@@ -112,16 +112,16 @@ def check_warp(
     offset_groups = offset_channels // (2 * taps)
     if channels % offset_groups != 0:
         raise ArgumentError(
-            f"{offset_name.format(0)}: its {offset_groups} offset groups do not divide the {channels} "
-            f"channels of input; got offset {_shape(offsets[0])} and input {_shape(input)}"
+            f"{offset_name.format(0)}: its {offset_groups} offset groups do not divide the "
+            f"{channels} channels of input; got offset {_shape(offsets[0])} and input {_shape(input)}"
         )
     for index in range(dilation_count):
         out_hw = geometry.output_hw((height, width), index)
         if out_hw[0] <= 0 or out_hw[1] <= 0:
             raise ArgumentError(
                 f"input: too small, the output would be {out_hw[0]} x {out_hw[1]}; got input "
-                f"{_shape(input)}, kernel {kernel_h} x {kernel_w}, stride {geometry.stride}, padding "
-                f"{geometry.paddings[index]}, dilation {geometry.dilations[index]}"
+                f"{_shape(input)}, kernel {kernel_h} x {kernel_w}, stride {geometry.stride}, "
+                f"padding {geometry.paddings[index]}, dilation {geometry.dilations[index]}"
             )
         _check_shape(
             offset_name.format(index), offsets[index], (frames, offset_channels, *out_hw), input
@@ -152,14 +152,15 @@ def check_warp(
             )
         if (tensor.dtype == torch.float64) != (input.dtype == torch.float64):
             raise ArgumentTypeError(
-                f"{name}: float64 does not mix with other dtypes; got {tensor.dtype} and input {input.dtype}"
+                f"{name}: float64 does not mix with other dtypes; got {tensor.dtype} "
+                f"and input {input.dtype}"
             )
     for name, group in ((offset_name, offsets), (mask_name, masks)):
         for index, tensor in enumerate(group):
             if tensor.dtype != group[0].dtype:
                 raise ArgumentTypeError(
-                    f"{name.format(index)}: expected the dtype of {name.format(0)}, {group[0].dtype}, "
-                    f"got {tensor.dtype}"
+                    f"{name.format(index)}: expected the dtype of {name.format(0)}, "
+                    f"{group[0].dtype}, got {tensor.dtype}"
                 )
 
 
@@ -196,7 +197,7 @@ def _torchvision_unavailable() -> str | None:
 
 
 def why_not(backend: str, input: Tensor, offsets: Sequence[Tensor]) -> str | None:
-    """None if ``backend`` can run a call whose arguments are valid; else one sentence that says why not."""
+    """None if ``backend`` can run a call with valid arguments; else one sentence that says why not."""
     device = input.device.type
     height, width = input.shape[2:]
     if backend == "reference":

@@ -1,7 +1,7 @@
 """The public operations: contract, argument checks, choice of backend.
 
     input    [N, C, H, W]
-    offset   [N, 2 * G * K, H_out, W_out]   (dy, dx) per tap, taps row-major, offset groups outermost
+    offset   [N, 2 * G * K, H_out, W_out]   (dy, dx) per tap, taps row-major, group-major
     mask     [N, G * K, H_out, W_out]       multiplies the samples as it is
     weight   [C_out, C / groups, kh, kw]    K = kh * kw
 
@@ -69,13 +69,13 @@ def multi_dilation_deform_warp(
     Returns:
         ``[N, C_out, H, W]``, with ``frame_weights`` ``[N / T, C_out, H, W]``; the input's dtype.
 
-    Border and special values: as torchvision, gradients included: at exactly y == -1 the value is 0
-    and the offset's gradient is not. The cell of a sample is decided exactly, as integer position plus
-    floor(offset). NaN, infinite and huge offsets sample as outside the map: value 0, gradient 0.
+    Border and special values: as torchvision, gradients included: at exactly y == -1 the value is
+    0 and the offset's gradient is not. The cell of a sample is decided exactly, as integer position
+    plus floor(offset). NaN, infinite and huge offsets sample as outside the map: value 0, gradient 0.
 
-    Determinism: on CPU always bit-identical, for any number of threads. On a GPU all but the input's
-    gradient is; that one is too under ``torch.use_deterministic_algorithms(True)``, with integer
-    instead of floating-point atomics.
+    Determinism: on CPU always bit-identical, for any number of threads. On a GPU everything but the
+    input's gradient is; that one is too under ``torch.use_deterministic_algorithms(True)``, with
+    integer instead of floating-point atomics.
 
     Differentiable once in every tensor; a second derivative and forward-mode raise, except with
     ``backend="reference"``.
@@ -155,7 +155,7 @@ def deform_conv2d(
     Returns:
         ``[N, C_out, H_out, W_out]`` in the input's dtype.
 
-    Borders, special values, determinism, derivatives and errors: see ``multi_dilation_deform_warp``.
+    Borders, special values, determinism, derivatives, errors: see ``multi_dilation_deform_warp``.
     """
     check_tensor("input", input, 4)
     check_tensor("offset", offset, 4)
@@ -202,7 +202,7 @@ def deform_conv2d(
 
 
 def _is_wide(input: Tensor, weight: Tensor) -> bool:
-    """Whether the matrix product dominates so much that a library's product wins over the fusion."""
+    """Whether the matrix product dominates: then a library's product wins over the fusion."""
     return input.device.type == "cuda" and weight.shape[0] * weight.shape[1] >= 128 * 128
 
 

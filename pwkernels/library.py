@@ -1,8 +1,8 @@
 """The warp as a PyTorch operator: schema, fake, autograd, vmap.
 
 The operator takes what is left after the argument checks of ``functional``: a weight
-``[D, C_out, C/groups, kh, kw]`` and a bias ``[C_out]`` in the dtype of the arithmetic, with the mean
-over dilations already in them.
+``[D, C_out, C/groups, kh, kw]`` and a bias ``[C_out]`` in the dtype of the arithmetic, with the
+mean over dilations already in them.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _gradients(
     backend: str,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, list[Any], list[Any], Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of (input, offsets, masks, weight, bias, frame_weights); None where not in ``needs``."""
+    """Gradients of (input, offsets, masks, weight, bias, frame_weights), those in ``needs``."""
     need_input, need_offsets, need_masks, need_weight, need_bias, need_frames = needs
     grad_bias = grad_output.sum((0, 2, 3), dtype=weight.dtype) if need_bias else None
     grad_frames = None
@@ -275,7 +275,7 @@ def warp(
     geometry: WarpGeometry,
     backend: str,
 ) -> Tensor:
-    """``deform_warp`` in a graph that is being captured; else the function that ``torch.func`` knows."""
+    """``deform_warp`` while a graph is captured; else the function that ``torch.func`` knows."""
     sizes = (list(geometry.stride), geometry.flat_paddings(), geometry.flat_dilations())
     if torch.compiler.is_compiling():
         return deform_warp(input, offsets, masks, weight, bias, frame_weights, *sizes, backend)

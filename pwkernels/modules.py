@@ -15,8 +15,8 @@ from pwkernels.functional import deform_conv2d, multi_dilation_deform_warp
 class MultiDilationDeformWarp(nn.Module):
     """The fused warp with its weights; see ``pwkernels.multi_dilation_deform_warp``.
 
-    Starts as the identity when ``in_channels == out_channels``: centre tap 1 on the diagonal of every
-    kernel, all else 0, so that zero offsets leave the input as it is (with ``reduction="mean"``).
+    Starts as the identity when ``in_channels == out_channels``: centre tap 1 on the diagonal of
+    every kernel, all else 0, so that zero offsets leave the input as it is (with ``reduction="mean"``).
 
     Args:
         in_channels, out_channels: C and C_out; ``out_channels`` defaults to ``in_channels``.
@@ -106,7 +106,7 @@ class MultiDilationDeformWarp(nn.Module):
 
 
 class DeformConv2d(nn.Module):
-    """Deformable convolution with the arguments and the state_dict of ``torchvision.ops.DeformConv2d``."""
+    """Deformable convolution with arguments and state_dict of ``torchvision.ops.DeformConv2d``."""
 
     def __init__(
         self,

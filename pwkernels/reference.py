@@ -31,7 +31,7 @@ def _cells(offset: Tensor, base: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _corner(planes: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """planes [N, G, C/G, H*W (flat)] at integer (y, x) [N, G, K, P], zero outside; [N, G, C/G, K, P]."""
+    """planes [N, G, C/G, H, W] at integer (y, x) [N, G, K, P], zero outside; [N, G, C/G, K, P]."""
     n, g, per_group, height, width = planes.shape
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     idx = y.clamp(0, max(height - 1, 0)) * width + x.clamp(0, max(width - 1, 0))
