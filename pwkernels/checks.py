@@ -113,7 +113,8 @@ def check_warp(
     if channels % offset_groups != 0:
         raise ArgumentError(
             f"{offset_name.format(0)}: its {offset_groups} offset groups do not divide the "
-            f"{channels} channels of input; got offset {_shape(offsets[0])} and input {_shape(input)}"
+            f"{channels} channels of input; got offset {_shape(offsets[0])} "
+            f"and input {_shape(input)}"
         )
     for index in range(dilation_count):
         out_hw = geometry.output_hw((height, width), index)
@@ -197,7 +198,7 @@ def _torchvision_unavailable() -> str | None:
 
 
 def why_not(backend: str, input: Tensor, offsets: Sequence[Tensor]) -> str | None:
-    """None if ``backend`` can run a call with valid arguments; else one sentence that says why not."""
+    """None if ``backend`` can run a call with valid arguments; else one sentence: why not."""
     device = input.device.type
     height, width = input.shape[2:]
     if backend == "reference":

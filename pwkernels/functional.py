@@ -71,7 +71,7 @@ def multi_dilation_deform_warp(
 
     Border and special values: as torchvision, gradients included: at exactly y == -1 the value is
     0 and the offset's gradient is not. The cell of a sample is decided exactly, as integer position
-    plus floor(offset). NaN, infinite and huge offsets sample as outside the map: value 0, gradient 0.
+    plus floor(offset). NaN, infinite and huge offsets sample outside the map: value 0, gradient 0.
 
     Determinism: on CPU always bit-identical, for any number of threads. On a GPU everything but the
     input's gradient is; that one is too under ``torch.use_deterministic_algorithms(True)``, with

@@ -125,6 +125,10 @@ def _(
     ]
 
 
+_Sizes = tuple[list[int], list[int], list[int]]  # stride, paddings, dilations
+_Saved = tuple[Tensor, list[Tensor], list[Tensor], Tensor, Tensor | None, _Sizes, str]
+
+
 def _gradients(
     grad_output: Tensor,
     input: Tensor,
@@ -132,9 +136,9 @@ def _gradients(
     masks: list[Tensor],
     weight: Tensor,
     frame_weights: Tensor | None,
-    sizes: tuple[list[int], list[int], list[int]],
+    sizes: _Sizes,
     backend: str,
-    needs: Sequence[bool],
+    *needs: bool,
 ) -> tuple[Tensor | None, list[Any], list[Any], Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of (input, offsets, masks, weight, bias, frame_weights), those in ``needs``."""
     need_input, need_offsets, need_masks, need_weight, need_bias, need_frames = needs
@@ -183,7 +187,7 @@ def _save(ctx, input, offsets, masks, weight, frame_weights, sizes, backend) -> 
     ctx.backend = backend
 
 
-def _saved(ctx) -> tuple[Any, ...]:
+def _saved(ctx) -> _Saved:
     input, weight, frame_weights, *maps = ctx.saved_tensors
     offsets, masks = maps[: ctx.dilation_count], maps[ctx.dilation_count :]
     return input, offsets, masks, weight, frame_weights, ctx.sizes, ctx.backend
@@ -197,7 +201,7 @@ def _op_setup_context(ctx, inputs, output) -> None:
 def _op_backward(ctx, grad_output):
     needs = [any(n) if isinstance(n, (list, tuple)) else n for n in ctx.needs_input_grad[:6]]
     # stride, paddings, dilations and backend have no gradient
-    return *_gradients(grad_output, *_saved(ctx), needs), None, None, None, None
+    return *_gradients(grad_output, *_saved(ctx), *needs), None, None, None, None
 
 
 deform_warp.register_autograd(_op_backward, setup_context=_op_setup_context)
@@ -250,7 +254,7 @@ class _DeformWarpFunction(torch.autograd.Function):
         input, weight, bias, frames, _, _, _, *maps = ctx.needs_input_grad
         count = ctx.dilation_count
         needs = [input, any(maps[:count]), any(maps[count:]), weight, bias, frames]
-        grads = _gradients(grad_output, *_saved(ctx), needs)
+        grads = _gradients(grad_output, *_saved(ctx), *needs)
         grad_input, grad_offsets, grad_masks, grad_weight, grad_bias, grad_frames = grads
         return (
             grad_input,

@@ -16,7 +16,8 @@ class MultiDilationDeformWarp(nn.Module):
     """The fused warp with its weights; see ``pwkernels.multi_dilation_deform_warp``.
 
     Starts as the identity when ``in_channels == out_channels``: centre tap 1 on the diagonal of
-    every kernel, all else 0, so that zero offsets leave the input as it is (with ``reduction="mean"``).
+    every kernel, all else 0, so that zero offsets leave the input as it is
+    (with ``reduction="mean"``).
 
     Args:
         in_channels, out_channels: C and C_out; ``out_channels`` defaults to ``in_channels``.

@@ -53,7 +53,7 @@ class _WarpArgs(ctypes.Structure):
 
 
 def _with_contiguous_maps(tensor: Tensor) -> Tensor:
-    """``tensor`` itself where each [H, W] map is contiguous (outer strides are free); else a copy."""
+    """``tensor`` where each [H, W] map is contiguous (outer strides are free); else a copy."""
     _, _, height, width = tensor.shape
     columns_ok = width == 1 or tensor.stride(3) == 1
     rows_ok = height == 1 or tensor.stride(2) == width
@@ -177,7 +177,7 @@ def backward(
     needs: Needs,
     instruction_set: str | None = None,
 ) -> Grads:
-    """The gradients named by ``needs``; bit-identical from run to run, for any number of threads."""
+    """The gradients named by ``needs``; bit-identical for any number of threads."""
     call = _Call(input, offsets, masks, weight, frame_weights, geometry)
     grads = Grads(
         input=torch.empty(input.shape, dtype=input.dtype) if needs.input else None,

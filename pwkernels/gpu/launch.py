@@ -186,9 +186,15 @@ def prepare(
     )  # fmt: skip
 
 
-def _share(total: int, splits: int) -> tuple[int, int]:
-    """Even shares of ``total`` pieces: how many splits are needed, and the pieces of each."""
-    share = max(1, -(-total // max(1, min(splits, total))))
+def _share(total: int, wanted: int, most: int | None = None) -> tuple[int, int]:
+    """Even shares of ``total`` pieces: how many splits, and the pieces of each.
+
+    At least ``wanted`` splits if ``most`` (default: any number) allows it: 5 pieces wanted in 4
+    become 5, where 2 + 2 + 1 would leave one program waiting for the others.
+    """
+    share = max(1, total // max(1, wanted))
+    if most is not None and -(-total // share) > most:
+        share = -(-total // most)
     return max(1, -(-total // share)), share
 
 
@@ -216,10 +222,11 @@ def plan_forward(
     )
     pairs = call.frames * work.dilations
     most = max(1, FORWARD_PARTIAL_BYTES // max(1, 4 * out.numel()))
-    wanted = min(most, _wanted_splits(call, config, programs))
-    pair_splits, pairs_per_split = _share(pairs, wanted)
+    wanted = _wanted_splits(call, config, programs)
+    pair_splits, pairs_per_split = _share(pairs, wanted, most)
     # A split of the rows below one kernel's taps is not worth its partial sum.
-    row_splits, rows_per_split = _share(rows, min(wanted // pair_splits, rows // work.taps))
+    most_rows = max(1, min(most // pair_splits, rows // work.taps))
+    row_splits, rows_per_split = _share(rows, min(wanted // pair_splits, most_rows), most_rows)
     splits = pair_splits * row_splits
 
     target = out
@@ -304,7 +311,7 @@ def plan_data(
     programs = pixel_blocks * work.dilations * call.input.shape[0]
     wanted = _wanted_splits(call, config, programs)
     row_splits, rows_per_split = _share(
-        work.offset_groups * work.taps, min(wanted, work.offset_groups)
+        work.offset_groups * work.taps, min(wanted, work.offset_groups), work.offset_groups
     )
     arguments = {
         **call.shape_arguments(),
@@ -347,7 +354,9 @@ def plan_weight(
         * triton.cdiv(work.out_per_group, config.block_o) * triton.cdiv(rows, config.block_r)
     )  # fmt: skip
     most = max(1, WEIGHT_PARTIAL_BYTES // (4 * call.weight.numel()))
-    splits, items_per_split = _share(items, min(most, _wanted_splits(call, config, programs)))
+    splits, items_per_split = _share(
+        items, _wanted_splits(call, config, programs), most
+    )
     partial = call.weight.new_empty((splits, *call.weight.shape))
     arguments = {
         **call.shape_arguments(),

@@ -37,6 +37,12 @@ def split_offset(base, offset):
 
 
 @triton.jit
+def _inside(position, size):
+    """``0 <= position < size`` in one comparison: as unsigned, negative numbers are large."""
+    return position.to(tl.uint32, bitcast=True) < tl.cast(size, tl.uint32)
+
+
+@triton.jit
 def locate(
     offset_ptr, row, tap, p, base_y, base_x, dilation_h, dilation_w, pixels, height, width, valid,
     KERNEL_W: tl.constexpr,
@@ -48,14 +54,15 @@ def locate(
     whether it lies inside the map.
     """
     idx = tl.cast(row, tl.int64) * 2 * pixels + p
-    dy = tl.load(offset_ptr + idx, mask=valid, other=0.0).to(tl.float32)
-    dx = tl.load(offset_ptr + idx + pixels, mask=valid, other=0.0).to(tl.float32)
+    # An invalid lane reads an offset to nowhere, and needs no further test.
+    dy = tl.load(offset_ptr + idx, mask=valid, other=-1.0 * FAR).to(tl.float32)
+    dx = tl.load(offset_ptr + idx + pixels, mask=valid, other=-1.0 * FAR).to(tl.float32)
     y, fy = split_offset(base_y + (tap // KERNEL_W) * dilation_h, dy)
     x, fx = split_offset(base_x + (tap % KERNEL_W) * dilation_w, dx)
-    top = valid & (y >= 0) & (y < height)
-    bottom = valid & (y >= -1) & (y < height - 1)
-    left = (x >= 0) & (x < width)
-    right = (x >= -1) & (x < width - 1)
+    top = _inside(y, height)
+    bottom = _inside(y + 1, height)
+    left = _inside(x, width)
+    right = _inside(x + 1, width)
     return y * width + x, fy, fx, top & left, top & right, bottom & left, bottom & right
 
 
