@@ -168,9 +168,7 @@ def data_rows(
             tl.store(grad_offset_ptr + idx + pixels, (grad_x * modulation).to(kind), mask=valid)
         if NEED_MASKS:
             idx = tl.cast(row, tl.int64) * pixels + p
-            tl.store(
-                grad_mask_ptr + idx, grad_mask.to(grad_mask_ptr.dtype.element_ty), mask=valid
-            )
+            tl.store(grad_mask_ptr + idx, grad_mask.to(grad_mask_ptr.dtype.element_ty), mask=valid)
 
 
 @triton.jit

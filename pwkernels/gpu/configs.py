@@ -1,7 +1,7 @@
 """Launch configurations as data: a table of measured ones, and a default for everything else.
 
-The table ``configs.json`` maps ``table_key(...)`` to the fields of a ``Config``; ``tune`` writes it.
-Nothing here imports Triton.
+The table ``configs.json`` maps ``table_key(...)`` to the fields of a ``Config``; ``tune`` writes
+it. Nothing here imports Triton.
 """
 
 from __future__ import annotations
@@ -121,13 +121,12 @@ def default_config(kernel: str, arch: str, work: Workload) -> Config:
     if kernel == "data" and work.groups > 1:
         use_dot = False  # it would multiply by the zeros of other groups
     if use_dot:
-        block_o = _power_of_two(outputs, 16, 64)
-        return Config(True, 64, block_o, 16)
-    if kernel == "forward":
-        return Config(False, 128, _even_block(outputs))
-    if kernel == "data":
-        return Config(False, 128, _even_block(outputs))
-    return Config(False, 128, _even_block(outputs), 2)
+        return Config(True, 64, _power_of_two(outputs, 16, 64), 16, num_warps=8)
+    block_o = _even_block(outputs)
+    # Two pixels per thread share the loads of weights and the arithmetic of addresses.
+    if kernel == "weight":
+        return Config(False, 256 if block_o <= 20 else 128, block_o, 2)
+    return Config(False, 256, block_o)
 
 
 def choose(kernel: str, arch: str, work: Workload) -> Config:

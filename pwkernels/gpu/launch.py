@@ -250,9 +250,7 @@ def plan_forward(
         **_mode_arguments(call, config),
     }
     kernel = forward_kernels.forward_dot if config.use_dot else forward_kernels.forward_rows
-    launches = [
-        Launch(kernel, programs * splits, arguments, config.num_warps, config.num_stages)
-    ]
+    launches = [Launch(kernel, programs * splits, arguments, config.num_warps, config.num_stages)]
     if splits > 1:
         arguments = {
             "out_ptr": out,
@@ -354,9 +352,7 @@ def plan_weight(
         * triton.cdiv(work.out_per_group, config.block_o) * triton.cdiv(rows, config.block_r)
     )  # fmt: skip
     most = max(1, WEIGHT_PARTIAL_BYTES // (4 * call.weight.numel()))
-    splits, items_per_split = _share(
-        items, _wanted_splits(call, config, programs), most
-    )
+    splits, items_per_split = _share(items, _wanted_splits(call, config, programs), most)
     partial = call.weight.new_empty((splits, *call.weight.shape))
     arguments = {
         **call.shape_arguments(),

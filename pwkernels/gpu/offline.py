@@ -41,6 +41,8 @@ SHARED_LIMITS = {
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 DTYPES = {name: dtype for dtype, name in launch.DTYPE_NAMES.items()}
 
+_EVERYTHING = Needs(True, True, True, True)
+
 # Any GPU of the present fits; it decides only how the work is split.
 _PROCESSORS = 132
 
@@ -127,7 +129,7 @@ def plan(
     dtype: torch.dtype,
     case: Case,
     config: Config | None = None,
-    needs: Needs = Needs(True, True, True, True),
+    needs: Needs = _EVERYTHING,
     fixed_point: bool = False,
     allow_tf32: bool = False,
 ) -> launch.Launch:

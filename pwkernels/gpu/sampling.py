@@ -95,7 +95,7 @@ def load_mask(mask_ptr, row, p, pixels, valid):
 
 @triton.jit
 def zero_accumulators(COUNT: tl.constexpr, BLOCK_P: tl.constexpr):
-    """A tuple of ``COUNT`` float32 accumulators; a tuple, because a block pads to a power of two."""
+    """``COUNT`` float32 accumulators as a tuple: a block would pad to a power of two."""
     accumulators = ()
     for _ in tl.static_range(COUNT):
         accumulators = accumulators + (tl.zeros([BLOCK_P], tl.float32),)

@@ -129,8 +129,8 @@ static void differentiate(const Coordinates<T>& at, const T* mask, const T* colu
     const V fy = load<V>(fraction_y + p), fx = load<V>(fraction_x + p);
     const Corners<T> c = Corners<T>::read(corners + 4 * p);
     const V down0 = c.l0 - c.u0, down1 = c.l1 - c.u1;
-    const V left = c.u0 + fy * down0, across = c.u1 + fy * down1 - left;
-    V sample = left + fx * across;
+    const V across = (c.u1 + fy * down1) - (c.u0 + fy * down0);
+    V sample = c.interpolate(fy, fx);
     V column = load<V>(columns + p);
     if (mask) {
       const V m = load<V>(mask + p);

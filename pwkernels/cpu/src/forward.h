@@ -51,8 +51,7 @@ PW_INLINE void blend(const T* corners, const Coordinates<T>& at, const T* mask, 
   for (int p = 0; p < padded; p += Simd<T>::width) {
     const V fy = load<V>(fraction_y + p), fx = load<V>(fraction_x + p);
     const Corners<T> c = Corners<T>::read(corners + 4 * p);
-    const V left = c.u0 + fy * (c.l0 - c.u0), right = c.u1 + fy * (c.l1 - c.u1);
-    V sample = left + fx * (right - left);
+    V sample = c.interpolate(fy, fx);
     if (mask) sample *= load<V>(mask + p);
     store(samples + p, sample);
   }

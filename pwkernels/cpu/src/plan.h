@@ -317,6 +317,12 @@ struct Corners {
   typedef Pairs<Simd<T>::width> P;
   V u0, u1, l0, l1;
 
+  // Weighted sums and no differences, which would turn an infinite corner into NaN.
+  __attribute__((always_inline)) inline V interpolate(V fy, V fx) const {
+    const V gy = T(1) - fy, gx = T(1) - fx;
+    return gx * (gy * u0 + fy * l0) + fx * (gy * u1 + fy * l1);
+  }
+
   PW_INLINE Corners read(const T* corners) {
     constexpr int w = Simd<T>::width;
     V left_a, right_a, left_b, right_b;
