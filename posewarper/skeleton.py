@@ -1,8 +1,8 @@
-"""Joints of a data set: names, mirror pairs, limbs, OKS sigmas; PoseTrack, COCO, or the user's own."""
+"""Joints of a data set: names, mirror pairs, limbs, sigmas; PoseTrack, COCO, or the user's own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ class Skeleton:
         flat = [i for pair in (*self.flip_pairs, *self.limbs) for i in pair] + [*self.upper_body]
         if any(not 0 <= i < count for i in flat):
             raise ValueError(
-                f"skeleton {self.name!r}: indices must lie in 0..{count - 1}, got {sorted(set(flat))}"
+                f"skeleton {self.name!r}: indices must lie in 0..{count - 1}, "
+                f"got {sorted(set(flat))}"
             )
 
     def __len__(self) -> int:
@@ -136,8 +137,8 @@ COCO = Skeleton(
     tuple(range(11)),
 )
 
-# COCO's slots with the eyes replaced (behaviour section 4.1): so a COCO model is fine-tuned in place.
-# head_bottom and head_top are no mirror pair.
+# COCO's slots with the eyes replaced: a COCO model is fine-tuned in place. head_bottom and head_top
+# are no mirror pair.
 POSETRACK = Skeleton(
     "posetrack",
     ("nose", "head_bottom", "head_top", "left_ear", "right_ear", *_LIMB_JOINTS),

@@ -36,7 +36,7 @@ def _corner(planes: Tensor, y: Tensor, x: Tensor) -> Tensor:
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     idx = y.clamp(0, max(height - 1, 0)) * width + x.clamp(0, max(width - 1, 0))
     flat = planes.reshape(n, g, per_group, height * width)
-    idx = idx.reshape(n, g, 1, -1).expand(-1, -1, per_group, -1)
+    idx = idx.flatten(2)[:, :, None].expand(-1, -1, per_group, -1)
     values = flat.gather(3, idx).reshape(n, g, per_group, *y.shape[2:])
     return torch.where(inside[:, :, None], values, values.new_zeros(()))
 
@@ -87,17 +87,17 @@ def warp(
         if masks:
             mask = masks[index].to(dtype)
             per_group = input.shape[1] // (mask.shape[1] // geometry.taps)
-            shaped = mask.reshape(n, -1, geometry.taps, *mask.shape[2:])
+            shaped = mask.unflatten(1, (-1, geometry.taps))
             columns = columns * shaped.repeat_interleave(per_group, dim=1)
         out_hw = columns.shape[3:]
-        columns = columns.reshape(n, groups, -1, out_hw[0] * out_hw[1])
+        columns = columns.flatten(3).unflatten(1, (groups, -1)).flatten(2, 3)
         matrices = kernel.reshape(groups, kernel.shape[0] // groups, -1)
         part = (matrices @ columns).reshape(n, kernel.shape[0], *out_hw)
         total = part if total is None else total + part
     assert total is not None
     if frame_weights is not None:
         window = frame_weights.shape[0]
-        framed = total.reshape(n // window, window, *total.shape[1:])
+        framed = total.unflatten(0, (n // window, window))
         total = (framed * frame_weights.reshape(1, -1, 1, 1, 1)).sum(1)
     if bias is not None:
         total = total + bias.reshape(1, -1, 1, 1)
@@ -139,7 +139,7 @@ def torchvision_warp(
     assert total is not None
     if frame_weights is not None:
         window = frame_weights.shape[0]
-        framed = total.reshape(-1, window, *total.shape[1:])
+        framed = total.unflatten(0, (-1, window))
         total = (framed * frame_weights.reshape(1, -1, 1, 1, 1)).sum(1)
     if bias is not None:
         total = total + bias.reshape(1, -1, 1, 1)
