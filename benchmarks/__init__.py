@@ -1,0 +1,1 @@
+"""Speed and memory beside torchvision and onnxruntime; ``python -m benchmarks.run``."""
