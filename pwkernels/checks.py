@@ -78,6 +78,7 @@ def check_warp(
     *,
     offset_name: str = "offsets[{}]",
     mask_name: str = "masks[{}]",
+    padding_name: str = "dilations[{}]",
 ) -> None:
     """Everything that every backend relies on. ``weight`` is [D, C_out, C/groups, kh, kw].
 
@@ -88,7 +89,7 @@ def check_warp(
     frames, channels, height, width = input.shape
     dilation_count, out_channels, weight_channels, kernel_h, kernel_w = weight.shape
     taps = kernel_h * kernel_w
-    if taps == 0 or out_channels == 0 or weight_channels == 0:
+    if dilation_count == 0 or taps == 0 or out_channels == 0 or weight_channels == 0:
         raise ArgumentError(f"weight: expected no empty dimension, got shape {_shape(weight)}")
     if channels == 0 or height == 0 or width == 0:
         raise ArgumentError(f"input: expected C, H and W of at least 1, got shape {_shape(input)}")
@@ -117,6 +118,11 @@ def check_warp(
             f"and input {_shape(input)}"
         )
     for index in range(dilation_count):
+        if max(geometry.paddings[index]) > MAX_SIDE:
+            raise ArgumentError(
+                f"{padding_name.format(index)}: expected a padding of at most {MAX_SIDE}, got "
+                f"{geometry.paddings[index]} for dilation {geometry.dilations[index]}"
+            )
         out_hw = geometry.output_hw((height, width), index)
         if out_hw[0] <= 0 or out_hw[1] <= 0:
             raise ArgumentError(

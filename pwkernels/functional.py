@@ -186,6 +186,7 @@ def deform_conv2d(
         geometry,
         offset_name="offset",
         mask_name="mask",
+        padding_name="padding",
     )
     dtype = _arithmetic_dtype(input)
     chosen = choose_backend(backend, input, [offset], wide=_is_wide(input, weight))
@@ -233,5 +234,8 @@ def _run(
     if backend in ("cpu", "triton"):
         return library.warp(input, offsets, masks, weight, bias, frame_weights, geometry, backend)
     compose = reference.warp if backend == "reference" else reference.torchvision_warp
+    arguments = (input, offsets, masks, weight, bias, frame_weights, geometry)
+    if not torch.amp.is_autocast_available(input.device.type):  # meta
+        return compose(*arguments)
     with torch.autocast(input.device.type, enabled=False):
-        return compose(input, offsets, masks, weight, bias, frame_weights, geometry)
+        return compose(*arguments)

@@ -145,12 +145,13 @@ def _gradients(
     grad_bias = grad_output.sum((0, 2, 3), dtype=weight.dtype) if need_bias else None
     grad_frames = None
     if need_frames and frame_weights is not None:
-        # The frames before they are summed; an extra forward, asked for by learned weights only.
-        frames = deform_warp(input, offsets, masks, weight, None, None, *sizes, backend)
-        frames = frames.unflatten(0, (-1, frame_weights.shape[0]))
-        grad_frames = torch.einsum(
-            "bchw,btchw->t", grad_output.to(weight.dtype), frames.to(weight.dtype)
+        # The frames before they are summed, not rounded to the input's dtype; an extra forward,
+        # asked for by learned weights only. No einsum: autocast would do it in half precision.
+        frames = deform_warp(
+            input.to(weight.dtype), offsets, masks, weight, None, None, *sizes, backend
         )
+        frames = frames.unflatten(0, (-1, frame_weights.shape[0]))
+        grad_frames = (frames * grad_output[:, None]).sum((0, 2, 3, 4))
     grad_input, grad_weight = None, None
     grad_offsets: list[Any] = [None] * len(offsets)
     grad_masks: list[Any] = [None] * len(masks)

@@ -79,11 +79,12 @@ def warp(
     Low-precision inputs are computed in the weight's dtype and the result is cast to the input's.
     """
     dtype = weight.dtype
+    maps = input.to(dtype)  # once, so that autograd adds up the dilations' gradients in `dtype`
     n = input.shape[0]
     groups = input.shape[1] // weight.shape[2]
     total: Tensor | None = None
     for index, (offset, kernel) in enumerate(zip(offsets, weight, strict=True)):
-        columns = sample(input.to(dtype), offset.to(dtype), geometry, index)
+        columns = sample(maps, offset.to(dtype), geometry, index)
         if masks:
             mask = masks[index].to(dtype)
             per_group = input.shape[1] // (mask.shape[1] // geometry.taps)
@@ -124,11 +125,13 @@ def torchvision_warp(
     from torchvision.ops import deform_conv2d
 
     dtype = weight.dtype
+    maps = input.to(dtype)  # once, so that autograd adds up the dilations' gradients in `dtype`
     total: Tensor | None = None
     for index, (offset, kernel) in enumerate(zip(offsets, weight, strict=True)):
+        offset = offset.to(dtype)  # before the bound, which float16 does not have
         part = deform_conv2d(
-            input.to(dtype),
-            torch.where(offset.isfinite(), offset, -_FAR).to(dtype),
+            maps,
+            torch.where(offset.isfinite(), offset, -_FAR),
             kernel,
             stride=geometry.stride,
             padding=geometry.paddings[index],

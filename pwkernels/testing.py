@@ -1,4 +1,4 @@
-"""What tests and benchmarks share: cases, their inputs, tolerances, comparison. Needs torch only."""
+"""What tests and benchmarks share: cases, their inputs, tolerances, comparison."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POSEWARPER_DILATIONS = (3, 6, 12, 18, 24)
 
 @dataclass(frozen=True)
 class Case:
-    """Everything that defines a call of the warp, or of ``deform_conv2d`` where ``paddings`` is given.
+    """All that defines a call of the warp, or of ``deform_conv2d`` where ``paddings`` is given.
 
     Attributes:
         frames: N; with ``window`` a multiple of it.
@@ -27,8 +27,8 @@ class Case:
         paddings: (h, w) for each convolution; None keeps the size of the map.
         window: T, the length of ``frame_weights``; None for no frame weights.
         offset_dtype, mask_dtype, weight_dtype: None for ``dtype``.
-        offsets: ``"random"`` (normal, times ``offset_scale``), ``"integer"``, ``"zero"`` or ``"interior"``
-            (as random, at least 0.1 from the next integer, where the warp is differentiable).
+        offsets: ``"random"`` (normal, times ``offset_scale``), ``"integer"``, ``"zero"``, or
+            ``"interior"`` (0.1 or more from an integer, where the warp is differentiable).
     """
 
     frames: int = 2
@@ -53,7 +53,7 @@ class Case:
     offset_scale: float = 2.0
 
     def of(self, **changes: object) -> Case:
-        """This case with some fields changed."""
+        """Return the case with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
     @property
@@ -88,7 +88,7 @@ STANDARD_CASES = {
 
 @dataclass
 class Inputs:
-    """The tensors of a call; the weight is ``[D, C_out, C / groups, kh, kw]``, the bias ``[D, C_out]``."""
+    """The tensors of a call, weight and bias in the shapes of the warp: ``[D, C_out, ...]``."""
 
     input: Tensor
     offsets: list[Tensor]
@@ -100,7 +100,7 @@ class Inputs:
 
     def named(self) -> dict[str, Tensor]:
         """Every tensor that has a gradient, by name."""
-        named = {"input": self.input, "weight": self.weight}
+        named: dict[str, Tensor | None] = {"input": self.input, "weight": self.weight}
         named |= {f"offsets[{d}]": offset for d, offset in enumerate(self.offsets)}
         named |= {f"masks[{d}]": mask for d, mask in enumerate(self.masks)}
         named |= {"bias": self.bias, "frame_weights": self.frame_weights}
@@ -123,7 +123,7 @@ class Inputs:
         )
 
     def leaves(self, only: str | None = None) -> Inputs:
-        """Detached, requiring gradients: all of them, or of those whose name starts with ``only``."""
+        """Detached; those whose name starts with ``only`` (else all) require gradients."""
         return self.map(
             lambda name, tensor: tensor.detach().requires_grad_(
                 name != "grad_output" and name.startswith(only or "")
@@ -204,7 +204,7 @@ def run(case: Case, inputs: Inputs, backend: str = "auto") -> Tensor:
 
 
 def run_torchvision(case: Case, inputs: Inputs) -> Tensor:
-    """The definition of a case as calls of ``torchvision.ops.deform_conv2d``; offsets must be finite."""
+    """The definition of a case, by ``torchvision.ops.deform_conv2d``; offsets must be finite."""
     from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
     geometry = case.geometry
@@ -232,7 +232,7 @@ def run_torchvision(case: Case, inputs: Inputs) -> Tensor:
 def with_gradients(
     call: Callable[[Inputs], Tensor], inputs: Inputs, only: str | None = None
 ) -> dict[str, Tensor]:
-    """``{"output": ..., name: gradient}`` of a call, of all tensors or those that start with ``only``."""
+    """``{"output": ..., name: gradient}`` of a call; of the names that start with ``only``."""
     leaves = inputs.leaves(only)
     output = call(leaves)
     output.backward(inputs.grad_output)
@@ -242,7 +242,7 @@ def with_gradients(
 
 
 def expected(case: Case, inputs: Inputs) -> dict[str, Tensor]:
-    """Output and gradients by torchvision in float64, on the values that the inputs have in their dtype."""
+    """Output and gradients by torchvision in float64, from the values in the inputs' dtypes."""
     doubles = inputs.map(lambda _, tensor: tensor.detach().cpu().double())
     return with_gradients(functools.partial(run_torchvision, case), doubles)
 
@@ -257,12 +257,12 @@ _TOLERANCES = {
 
 
 def tolerances(dtype: torch.dtype) -> tuple[float, float]:
-    """Largest (forward, gradient) error, relative to the largest value, of a result in ``dtype``."""
+    """Bounds of (forward, gradient) errors in ``dtype``, relative to the largest value."""
     return _TOLERANCES[dtype]
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest expected value (over 1 if that is 0); NaN counts as infinite."""
+    """Largest difference over the largest expected value (1 if that is 0); NaN is infinite."""
     if actual.shape != expected.shape:
         raise ValueError(f"shapes differ: {tuple(actual.shape)} and {tuple(expected.shape)}")
     if expected.numel() == 0:
@@ -275,17 +275,18 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, what: str) -> None:
-    """Within the tolerance of ``dtype``: the forward one for ``what="output"``, else that of gradients."""
+    """Within ``tolerances(dtype)``: the forward one for ``what="output"``, else the gradients'."""
     forward, gradient = tolerances(dtype)
     bound = forward if what == "output" else gradient
     error = relative_error(actual, expected)
     if not error <= bound:
-        where = (actual.detach().cpu().double() - expected.cpu().double()).abs()
-        at = tuple(torch.unravel_index(where.nan_to_num(float("inf")).argmax(), where.shape))
-        at = tuple(int(i) for i in at)
+        difference = (actual.detach().cpu().double() - expected.cpu().double()).abs()
+        worst = difference.nan_to_num(float("inf")).argmax()
+        at = tuple(int(i) for i in torch.unravel_index(worst, difference.shape))
         raise AssertionError(
             f"{what}: relative error {error:.3g} above {bound:.3g} for {dtype}; at {at} of shape "
-            f"{tuple(actual.shape)}: got {actual[at].item():.9g}, expected {expected[at].item():.9g}"
+            f"{tuple(actual.shape)}: got {actual[at].item():.9g}, "
+            f"expected {expected[at].item():.9g}"
         )
 
 
@@ -300,7 +301,7 @@ def assert_all_close(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 @contextlib.contextmanager
 def poisoned_empty() -> Iterator[None]:
     """Fill the memory of ``torch.empty`` and its like with NaN, so that unwritten elements fail."""
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -121,15 +121,17 @@ def default_config(kernel: str, arch: str, work: Workload) -> Config:
     if kernel == "data" and work.groups > 1:
         use_dot = False  # it would multiply by the zeros of other groups
     if use_dot:
+        block_o = _power_of_two(outputs, 16, 64)
+        if work.dtype == "fp32":
+            return Config(True, 32, block_o, 16)
         # A wave of AMD's has 64 lanes.
-        warps = 4 if arch.startswith("gfx") else 8
-        return Config(True, 64, _power_of_two(outputs, 16, 64), 16, num_warps=warps)
+        return Config(True, 64, block_o, 16, num_warps=4 if arch.startswith("gfx") else 8)
     block_o = _even_block(outputs)
+    narrow = block_o <= 20
     if kernel == "weight":
-        return Config(False, 128, block_o, 2)
+        return Config(False, 128, block_o, 3 if narrow else 2)
     # Two pixels per thread share the loads of weights and the arithmetic of addresses.
-    one_block = work.groups == 1 and block_o == outputs
-    return Config(False, 256 if kernel == "forward" or one_block else 128, block_o)
+    return Config(False, 256 if narrow and work.groups == 1 else 128, block_o)
 
 
 def choose(kernel: str, arch: str, work: Workload) -> Config:

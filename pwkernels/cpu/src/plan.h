@@ -78,6 +78,8 @@ struct Run {
 template <class T>
 struct Plan {
   static constexpr int width = Simd<T>::width;
+  // Runs are padded to whole pairs of vectors, and to the eight parts of `scatter_corners`.
+  static constexpr int run_step = 2 * width < 8 ? 8 : 2 * width;
 
   const WarpArgs& a;
   int64_t taps, pixels, row, plane, group_channels, weight_channels, mix_outputs, weight_count;
@@ -95,7 +97,7 @@ struct Plan {
         mix_outputs(a.out_channels / a.groups),
         weight_count(a.dilation_count * a.channels * taps * mix_outputs) {
     run_pixels = static_cast<int>(min_of(wanted_run, pixels));
-    run_padded = static_cast<int>(round_up(run_pixels, 2 * width));
+    run_padded = static_cast<int>(round_up(run_pixels, run_step));
   }
 
   int64_t runs() const { return (pixels + run_pixels - 1) / run_pixels; }
@@ -125,7 +127,7 @@ struct Plan {
   void start_run(Run<T>& run, int64_t index) const {
     run.start = index * run_pixels;
     run.count = static_cast<int>(min_of(run_pixels, pixels - run.start));
-    run.padded = static_cast<int>(round_up(run.count, 2 * width));
+    run.padded = static_cast<int>(round_up(run.count, run_step));
     int64_t y = run.start / a.out_width, x = run.start % a.out_width;
     for (int p = 0; p < run.padded; ++p) {
       run.base_y[p] = static_cast<T>(y * a.stride_h);

@@ -1,0 +1,99 @@
+"""The operator on the Triton kernels: opcheck, gradients, compile; on CPU interpreted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pwkernels import library
+from pwkernels.testing import (
+    Case,
+    Inputs,
+    assert_close,
+    expected,
+    make_inputs,
+    run,
+    with_gradients,
+)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CASE = Case(
+    channels=4, out_channels=2, size=(3, 4), dilations=(1, 2), masks=True, bias=True, window=2
+)
+
+
+# Triton decides at its import whether it interprets, and this process has imported it long ago.
+RELAY = DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1"
+in_interpreter = pytest.mark.skipif(RELAY, reason="runs in test_in_a_process_that_interprets")
+
+
+@pytest.mark.skipif(not RELAY, reason="this process runs the tests itself")
+def test_in_a_process_that_interprets() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout[-4000:]
+
+
+def arguments(inputs: Inputs) -> tuple:
+    geometry = CASE.geometry
+    return (
+        inputs.input,
+        inputs.offsets,
+        inputs.masks,
+        inputs.weight,
+        None if inputs.bias is None else inputs.bias[0],
+        inputs.frame_weights,
+        list(geometry.stride),
+        geometry.flat_paddings(),
+        geometry.flat_dilations(),
+        "triton",
+    )
+
+
+@in_interpreter
+def test_opcheck() -> None:
+    inputs = make_inputs(CASE, device=DEVICE)
+    torch.library.opcheck(library.deform_warp, arguments(inputs.leaves()))
+    input, offsets, masks, weight, _, frame_weights, *sizes, backend = arguments(inputs)
+    torch.library.opcheck(
+        library.deform_warp_backward,
+        (
+            inputs.grad_output,
+            input,
+            offsets,
+            masks,
+            weight,
+            frame_weights,
+            *sizes,
+            [True] * 4,
+            backend,
+        ),
+    )
+
+
+@in_interpreter
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients(compiled: bool) -> None:
+    """All of them, through the public operation."""
+    inputs = make_inputs(CASE, device=DEVICE)
+
+    def call(leaves: Inputs) -> torch.Tensor:
+        return run(CASE, leaves, "triton")
+
+    if compiled:
+        torch.compiler.reset()
+        call = torch.compile(call, fullgraph=True, backend="aot_eager")
+    wanted = expected(CASE, inputs)
+    actual = with_gradients(call, inputs)
+    assert actual.keys() == wanted.keys()
+    for name, tensor in actual.items():
+        assert_close(tensor.cpu(), wanted[name], CASE.dtype, name)
