@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -60,8 +61,10 @@ def check_tensor(name: str, value: object, dim: int | None = None) -> Tensor:
 def check_pair(name: str, value: int | Sequence[int], minimum: int) -> tuple[int, int]:
     """An int or a pair of ints as (h, w), each at least ``minimum``."""
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(isinstance(side, (int, torch.SymInt)) for side in pair):
+    if len(pair) != 2 or not all(isinstance(side, (Integral, torch.SymInt)) for side in pair):
         raise ArgumentTypeError(f"{name}: expected an int or a pair of ints, got {value!r}")
+    # NumPy's integers become Python's; symbolic ones stay symbolic.
+    pair = tuple(side if isinstance(side, (int, torch.SymInt)) else int(side) for side in pair)
     if pair[0] < minimum or pair[1] < minimum:
         raise ArgumentError(f"{name}: expected at least {minimum}, got {value!r}")
     return pair

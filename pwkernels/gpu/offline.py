@@ -123,6 +123,14 @@ def case_tensors(case: Case, dtype: torch.dtype, device: str) -> dict[str, Any]:
     }
 
 
+def prepare_case(
+    tensors: dict[str, Any], target: launch.Target | None = None, allow_tf32: bool | None = None
+) -> launch.Call:
+    """``launch.prepare`` on the tensors of a case."""
+    names = ("input", "offsets", "masks", "weight", "frame_weights", "geometry")
+    return launch.prepare(**{n: tensors[n] for n in names}, target=target, allow_tf32=allow_tf32)
+
+
 def plan(
     name: str,
     arch: str,
@@ -135,10 +143,7 @@ def plan(
 ) -> launch.Launch:
     """The launch of one kernel (of ``configs.KERNELS``) on shapes alone."""
     tensors = case_tensors(case, dtype, "meta")
-    call = launch.prepare(
-        *(tensors[n] for n in ("input", "offsets", "masks", "weight", "frame_weights")),
-        tensors["geometry"], launch.Target(arch, _PROCESSORS), allow_tf32,
-    )  # fmt: skip
+    call = prepare_case(tensors, launch.Target(arch, _PROCESSORS), allow_tf32)
     if name == "forward":
         return launch.plan_forward(call, tensors["bias"], config)[1][0]
     if name == "data":

@@ -23,7 +23,7 @@ import triton
 from ..gradients import Needs
 from . import launch
 from .configs import KERNELS, TABLE, Config, default_config, load_table, save_table, table_key
-from .offline import CASES, DTYPES, case_tensors
+from .offline import CASES, DTYPES, case_tensors, prepare_case
 
 # Candidates may sum in another order, in half precision by dot: not bit for bit the same.
 _TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 4e-3}
@@ -89,10 +89,7 @@ def tune(
     ``needs_input`` also times the scatter of the input gradient in the data kernel.
     """
     tensors = case_tensors(CASES[case], DTYPES[dtype], "cuda")
-    call = launch.prepare(
-        *(tensors[n] for n in ("input", "offsets", "masks", "weight", "frame_weights")),
-        tensors["geometry"],
-    )
+    call = prepare_case(tensors)
     needs = Needs(needs_input, True, True, False)
     default = default_config(kernel, call.target.arch, call.work)
     wanted = [

@@ -107,7 +107,7 @@ def test_half_precision_is_float32_rounded_once(dtype: torch.dtype, cpu_variant:
     bits = torch.arange(-(2**15), 2**15).to(torch.int16)
     values = bits.view(dtype)
     values = values[values.isfinite()]
-    for weight in (1.0, 1 + 2.0**-10, 0.9999, 1 / 3, 3.7e-3, 1e-4):
+    for weight in (1.0, 1 + 2.0**-11, 1 + 2.0**-8, 0.9999, 1 / 3, 3.7e-3, 1e-4):
         output = pwkernels.deform_conv2d(
             values[:, None, None, None],
             torch.zeros(len(values), 2, 1, 1),

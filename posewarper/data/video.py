@@ -1,0 +1,322 @@
+"""Frames by video and number, from folders of images or from video files."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from posewarper.data.tables import PoseDataset, Video
+
+Image = npt.NDArray[np.uint8]
+Missing = Literal["error", "skip", "nearest", "key"]
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg")
+_JUMP = 48  # decoding this many frames is cheaper than seeking
+
+
+class FrameError(ValueError):
+    """A frame that is missing or cannot be decoded; the message names the file."""
+
+
+class FrameSource:
+    """Reads frames, and says what happens where one is missing or damaged.
+
+    Where the folder of a video does not exist but a video file of the same name does
+    (``clip.mp4`` for ``clip``), frames come from the file. The last frames read are kept, so that
+    people and windows that share a frame do not decode it again. Copies in worker processes
+    open their own files.
+
+    Args:
+        root: folder that paths of videos start from.
+        missing: see below.
+        dataset: for file names that do not follow the pattern of their video.
+        cached_frames: how many frames are kept; at least one.
+
+    Attributes:
+        root: as given.
+        missing: "error" raises; "skip" gives None; "nearest" the nearest frame of the video
+            that can be read, the earlier one of two; "key" the key frame in place of a support
+            frame, as the 2019 system does (a missing key frame is an error). All but the first
+            warn, once per frame, and are recorded in ``problems``.
+        problems: message per missing frame (name of the video, number).
+        decoded: how many frames were decoded so far.
+
+    Raises:
+        ValueError: ``missing`` is none of these; the root does not exist.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        missing: Missing = "error",
+        *,
+        dataset: PoseDataset | None = None,
+        cached_frames: int = 16,
+    ):
+        if missing not in get_args(Missing):
+            raise ValueError(f"missing: expected one of {get_args(Missing)}, got {missing!r}")
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise ValueError(f"root of the frames: {self.root} is no folder")
+        self.missing: Missing = missing
+        self.problems: dict[tuple[str, int], str] = {}
+        self.decoded = 0
+        self._names = {} if dataset is None else _irregular_names(dataset)
+        self._cached_frames = cached_frames
+        self._cache: OrderedDict[tuple[str, int], Image] = OrderedDict()
+        self._files: dict[str, VideoFile | None] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": OrderedDict()}
+
+    def read(self, video: Video, number: int, *, key: int | None = None) -> Image | None:
+        """A frame as RGB [H, W, 3] uint8, not to be written to.
+
+        Args:
+            video: where it lies.
+            number: which it is.
+            key: the key frame that it supports; for the policy "key".
+
+        Returns:
+            The frame, or None if it is missing and the policy is "skip".
+
+        Raises:
+            FrameError: it is missing or damaged, and the policy is "error" or there is nothing
+                else to take.
+        """
+        try:
+            return self._read_exact(video, number)
+        except FrameError as error:
+            return self._instead(video, number, key, error)
+
+    def prepare(self, videos: Iterable[Video]) -> None:
+        """Index video files now (one pass over each), so that workers started later need not."""
+        for video in videos:
+            file = self._file_of(video)
+            if file is not None:
+                file.index()
+
+    def _instead(
+        self, video: Video, number: int, key: int | None, error: FrameError
+    ) -> Image | None:
+        if self.missing == "error" or (self.missing == "key" and key in (None, number)):
+            raise error
+        if (video.name, number) not in self.problems:
+            self.problems[video.name, number] = str(error)
+            warnings.warn(f"{error} (policy: {self.missing})", stacklevel=3)
+        if self.missing == "skip":
+            return None
+        if self.missing == "key" and key is not None:
+            return self._read_exact(video, key)
+        for distance in range(1, video.frame_count):
+            for other in (number - distance, number + distance):
+                if video.first_frame <= other <= video.last_frame:
+                    try:
+                        return self._read_exact(video, other)
+                    except FrameError:
+                        continue
+        raise error
+
+    def _read_exact(self, video: Video, number: int) -> Image:
+        place = (video.name, number)
+        image = self._cache.get(place)
+        if image is None:
+            file = self._file_of(video)
+            if file is not None:
+                image = self._from_file(file, video, number)
+            else:
+                image = decode_image(
+                    self.root / (self._names.get(place) or video.file_name(number))
+                )
+            image.flags.writeable = False
+            self.decoded += 1
+            self._cache[place] = image
+            while len(self._cache) > max(self._cached_frames, 1):
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(place)
+        return image
+
+    def _from_file(self, file: VideoFile, video: Video, number: int) -> Image:
+        image = file.read(number - video.first_frame)
+        if image is None:
+            raise FrameError(
+                f"{file.path}: frame {number} cannot be read: the file has "
+                f"{file.frame_count()} frames, the annotations say {video.frame_count} "
+                f"from {video.first_frame}"
+            )
+        return image
+
+    def _file_of(self, video: Video) -> VideoFile | None:
+        if video.name not in self._files:
+            path = self.root / video.path
+            found = path if video.is_file else None
+            if not video.is_file and not path.is_dir():
+                names = (path.with_name(path.name + suffix) for suffix in VIDEO_SUFFIXES)
+                found = next((name for name in names if name.is_file()), None)
+            self._files[video.name] = None if found is None else VideoFile(found)
+        return self._files[video.name]
+
+
+class VideoFile:
+    """Frames of one video file by index, exact also after a jump.
+
+    OpenCV's own seeking trusts the frame rate, which fails where frames are not evenly spaced.
+    Here one pass over the file notes the time stamp of every frame; after a jump the time stamp
+    tells which frame came, and decoding goes on from there. Without usable time stamps (they do
+    not grow), every jump starts at the beginning.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._times: npt.NDArray[np.float64] | None = None
+        self._capture: cv2.VideoCapture | None = None
+        self._owner = 0
+        self._next = 0  # index of the frame that the next grab gives
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_capture": None}
+
+    def read(self, index: int) -> Image | None:
+        """Frame ``index`` (from 0) as RGB [H, W, 3] uint8; None if there is none.
+
+        Raises:
+            FrameError: the file is missing or no video.
+        """
+        if index < 0 or (self._times is not None and index >= len(self._times)):
+            return None
+        capture = self._open()
+        if not self._next <= index <= self._next + _JUMP:
+            capture = self._jump(index)
+        while self._next <= index:
+            if not capture.grab():
+                self._close()
+                return None
+            self._next += 1
+        done, image = capture.retrieve()
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if done else None  # type: ignore[return-value]
+
+    def frame_count(self) -> int:
+        """How many frames can be decoded; counts them once."""
+        return len(self.index())
+
+    def index(self) -> npt.NDArray[np.float64]:
+        """Time stamps in milliseconds, one per frame."""
+        if self._times is None:
+            self._close()
+            capture = self._open()
+            times = []
+            while capture.grab():
+                times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+            self._times = np.array(times)
+            self._close()
+        return self._times
+
+    def _jump(self, index: int) -> cv2.VideoCapture:
+        """Leave the capture so that grabs from ``self._next`` on lead to ``index``."""
+        times = self.index()
+        if _JUMP < index < len(times) and (np.diff(times) > 0).all():
+            capture = self._open()
+            for back in (1, 16, 64, 256):
+                # The frame before is asked for, so that the wanted one is still to be grabbed.
+                capture.set(cv2.CAP_PROP_POS_FRAMES, max(index - back, 0))
+                if not capture.grab():
+                    break
+                here = np.flatnonzero(times == capture.get(cv2.CAP_PROP_POS_MSEC))
+                if len(here) == 1 and here[0] < index:
+                    self._next = int(here[0]) + 1
+                    return capture
+        self._close()
+        return self._open()
+
+    def _open(self) -> cv2.VideoCapture:
+        # After a fork the open file, and with it the place in it, is shared with the parent.
+        if self._capture is None or self._owner != os.getpid():
+            if not self.path.is_file():
+                raise FrameError(f"{self.path}: there is no such video file")
+            self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+            if not self._capture.isOpened():
+                self._capture = None
+                raise FrameError(f"{self.path}: not a video that OpenCV can read")
+            self._owner, self._next = os.getpid(), 0
+        return self._capture
+
+    def _close(self) -> None:
+        if self._capture is not None and self._owner == os.getpid():
+            self._capture.release()
+        self._capture = None
+
+
+def fill_sizes(dataset: PoseDataset, source: FrameSource) -> PoseDataset:
+    """Sizes of frames for which the file did not say them, from the first listed frame of the same
+    video that can be read.
+
+    Raises:
+        FrameError: none of them can.
+    """
+    frames = dataset.frames
+    size_wh = np.array(frames.size_wh)
+    unknown = size_wh.min(axis=1) <= 0
+    for position in np.unique(frames.video[unknown]).tolist():
+        rows = np.flatnonzero(frames.video == position)
+        error: FrameError | None = None
+        for row in rows.tolist():
+            try:
+                image = source.read(dataset.videos[position], int(frames.number[row]))
+            except FrameError as caught:
+                error = error or caught
+                continue
+            if image is not None:
+                size_wh[rows[unknown[rows]]] = image.shape[1], image.shape[0]
+                break
+        else:
+            raise error or FrameError(f"{dataset.videos[position].name}: no frame can be read")
+    return replace(dataset, frames=replace(frames, size_wh=size_wh))
+
+
+def _irregular_names(dataset: PoseDataset) -> dict[tuple[str, int], str]:
+    frames, videos = dataset.frames, dataset.videos
+    names = {}
+    rows = zip(frames.video.tolist(), frames.number.tolist(), frames.file_name, strict=True)
+    for position, number, name in rows:
+        if name != videos[position].file_name(number):
+            names[videos[position].name, number] = name
+    return names
+
+
+def decode_image(path: Path) -> Image:
+    """An image file as RGB [H, W, 3] uint8; the orientation in its metadata is ignored.
+
+    Raises:
+        FrameError: it is missing, no image, or cut off; names the file. (OpenCV fills
+            what is missing of a cut-off JPEG with grey.)
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FrameError(f"{path}: {error.strerror or error}") from None
+    if _is_cut_off(data):
+        raise FrameError(f"{path}: the image is cut off after {len(data)} bytes")
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if image is None:
+        raise FrameError(f"{path}: not an image that OpenCV can read ({len(data)} bytes)")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Whether the end marker of a JPEG or PNG is missing."""
+    if data.startswith(b"\xff\xd8"):
+        # Scan data holds no marker but restarts, so what follows the last scan's start is its end.
+        return data.find(b"\xff\xd9", max(data.rfind(b"\xff\xda"), 2)) < 0
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data[-64:]
+    return False

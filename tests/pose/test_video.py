@@ -1,0 +1,243 @@
+"""Frames from folders and from video files: exactness, caching, what happens to damaged ones."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from posewarper.data.tables import Frames, People, PoseDataset, Video
+from posewarper.data.video import FrameError, FrameSource, VideoFile, decode_image, fill_sizes
+from posewarper.skeleton import Skeleton
+
+SAMPLE = Path(__file__).parents[3] / "shared" / "data"
+
+
+def picture(number, height=48, width=64):
+    """A frame that says its number in eight blocks of black or white."""
+    image = np.full((height, width, 3), 60, np.uint8)
+    for bit in range(8):
+        image[8:40, bit * 8 : bit * 8 + 8] = 255 if number >> bit & 1 else 0
+    return image
+
+
+def number_in(image):
+    return sum(int(image[24, bit * 8 + 4].mean() > 128) << bit for bit in range(8))
+
+
+def write_folder(folder, numbers, pattern="%06d.png"):
+    folder.mkdir(parents=True)
+    for number in numbers:
+        cv2.imwrite(str(folder / (pattern % number)), picture(number))
+
+
+def write_video(path, count, codec="mp4v"):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25, (64, 48))
+    assert writer.isOpened()
+    for number in range(count):
+        writer.write(picture(number))
+    writer.release()
+    return path
+
+
+def test_images_are_rgb_and_not_writable(tmp_path):
+    (tmp_path / "v").mkdir()
+    cv2.imwrite(str(tmp_path / "v" / "000003.png"), np.full((4, 5, 3), (10, 20, 30), np.uint8))
+    image = FrameSource(tmp_path).read(Video("v", 9), 3)
+    assert image.shape == (4, 5, 3) and image[0, 0].tolist() == [30, 20, 10]
+    with pytest.raises(ValueError, match="read-only"):
+        image[0, 0] = 0
+
+
+def test_orientation_in_the_file_is_ignored(tmp_path):
+    ok, data = cv2.imencode(".jpg", picture(1))
+    assert ok
+    tag = bytes.fromhex("ffe1002245786966000049492a0008000000010012010300010000000600000000000000")
+    (tmp_path / "x.jpg").write_bytes(data.tobytes()[:2] + tag + data.tobytes()[2:])
+    assert cv2.imread(str(tmp_path / "x.jpg")).shape == (64, 48, 3)  # turned by those who heed it
+    assert decode_image(tmp_path / "x.jpg").shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("codec", ["mp4v", "MJPG"])
+def test_any_order_gives_the_right_frame(codec, tmp_path):
+    path = write_video(tmp_path / ("v.mp4" if codec == "mp4v" else "v.avi"), 200, codec)
+    file = VideoFile(path)
+    order = [0, 1, 2, 150, 149, 151, 3, 199, 60, 0, 120, 59, 180, 10, 198, 100, 99]
+    assert [number_in(file.read(i)) for i in order] == order
+    assert file.frame_count() == 200
+    assert file.read(200) is None and file.read(-1) is None
+    assert number_in(file.read(7)) == 7
+
+
+def test_order_without_usable_time_stamps(tmp_path, monkeypatch):
+    file = VideoFile(write_video(tmp_path / "v.mp4", 120))
+    monkeypatch.setattr(file, "_times", np.zeros(120))
+    assert [number_in(file.read(i)) for i in (100, 30, 119, 118)] == [100, 30, 119, 118]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mirror_mouse/videos/test_vid.mp4",
+        "posetrack18_sample/videos/000001_mpiinew_test/000001_mpiinew_test.mp4",
+    ],
+)
+def test_real_videos_are_frame_exact(name):
+    path = SAMPLE / name
+    if not path.exists():
+        pytest.skip(f"the video is not there: {path}")
+    capture = cv2.VideoCapture(str(path))
+    in_order = []
+    while True:
+        done, frame = capture.read()
+        if not done:
+            break
+        in_order.append(hash(frame[..., ::-1].tobytes()))
+    file = VideoFile(path)
+    order = np.random.default_rng(0).integers(0, len(in_order), 25)
+    assert [hash(file.read(int(i)).tobytes()) for i in order] == [in_order[i] for i in order]
+
+
+def test_video_file_in_place_of_a_folder(tmp_path):
+    write_video(tmp_path / "clip.mp4", 10)
+    source = FrameSource(tmp_path)
+    assert number_in(source.read(Video("clip", 10), 4)) == 4
+    assert number_in(source.read(Video("clip", 10, first_frame=1), 4)) == 4  # cached by name
+    one = FrameSource(tmp_path)
+    assert number_in(one.read(Video("x", 10, 1, "", "clip.mp4"), 4)) == 3  # counted from 1
+
+
+def test_frames_are_decoded_once(tmp_path):
+    write_folder(tmp_path / "v", range(6))
+    source = FrameSource(tmp_path, cached_frames=3)
+    video = Video("v", 6, 0, "%06d.png")
+    for number in (0, 1, 2, 1, 0, 2):
+        source.read(video, number)
+    assert source.decoded == 3
+    source.read(video, 3)  # pushes 1 out, which was used longest ago
+    source.read(video, 0)
+    assert source.decoded == 4
+    source.read(video, 1)
+    assert source.decoded == 5
+
+
+def test_irregular_file_names(tmp_path):
+    write_folder(tmp_path / "v", [1, 2], "%04d_crop.png")
+    videos = (Video("v", 2, 1, "%08d.png"),)
+    names = ["v/0001_crop.png", "v/0002_crop.png"]
+    frames = Frames.make(videos, [0, 0], [1, 2], file_name=names)
+    people = People.make([0], np.ones((1, 1, 3)), np.ones((1, 4)))
+    dataset = PoseDataset(Skeleton("one", ("a",)), videos, frames, people)
+    source = FrameSource(tmp_path, dataset=dataset)
+    assert number_in(source.read(videos[0], 2)) == 2
+    sized = fill_sizes(dataset, source)
+    assert sized.frames.size_wh.tolist() == [[64, 48], [64, 48]]
+    os.remove(tmp_path / names[0])
+    assert fill_sizes(dataset, FrameSource(tmp_path, dataset=dataset)).frames.size_wh[0, 0] == 64
+    os.remove(tmp_path / names[1])
+    with pytest.raises(FrameError, match="0001_crop"):
+        fill_sizes(dataset, FrameSource(tmp_path, dataset=dataset))
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Frames 0..5, of which 2 is missing, 3 is cut off, and 4 is no image."""
+    folder = tmp_path / "v"
+    write_folder(folder, [0, 1, 5], "%06d.jpg")
+    data = cv2.imencode(".jpg", picture(3))[1].tobytes()
+    (folder / "000003.jpg").write_bytes(data[: len(data) * 2 // 3])
+    (folder / "000004.jpg").write_bytes(b"this is no picture")
+    return tmp_path
+
+
+VIDEO = Video("v", 6)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(2, "No such file"), (3, "cut off"), (4, "not an image")],
+)
+def test_error_names_the_file(damaged, number, message):
+    source = FrameSource(damaged)
+    with pytest.raises(FrameError, match=rf"00000{number}\.jpg.*{message}"):
+        source.read(VIDEO, number, key=0)
+    assert not source.problems
+
+
+def test_skip(damaged):
+    source = FrameSource(damaged, "skip")
+    with pytest.warns(UserWarning, match=r"000003\.jpg.*skip") as caught:
+        assert source.read(VIDEO, 3) is None
+        assert source.read(VIDEO, 3) is None
+    assert len(caught) == 1 and list(source.problems) == [("v", 3)]
+    assert number_in(source.read(VIDEO, 5)) == 5
+
+
+@pytest.mark.filterwarnings("ignore:.*policy")
+def test_nearest_and_key(damaged):
+    nearest = FrameSource(damaged, "nearest")
+    assert [number_in(nearest.read(VIDEO, n)) for n in (2, 3, 4)] == [1, 1, 5]
+    key = FrameSource(damaged, "key")
+    assert number_in(key.read(VIDEO, 3, key=5)) == 5
+    assert number_in(key.read(VIDEO, 3, key=0)) == 0  # not what stood in before
+    for wrong in (3, None):
+        with pytest.raises(FrameError, match="000003"):
+            key.read(VIDEO, 3, key=wrong)
+    with pytest.raises(FrameError, match="000004"):
+        key.read(VIDEO, 3, key=4)
+    with pytest.raises(FrameError, match="000002"):
+        FrameSource(damaged, "nearest").read(Video("w", 6), 2)
+
+
+def test_video_shorter_than_its_annotations(tmp_path):
+    write_video(tmp_path / "v.mp4", 10)
+    video = Video("v", 15)
+    with pytest.raises(FrameError, match=r"v\.mp4: frame 12.*has 10 frames.*say 15"):
+        FrameSource(tmp_path).read(video, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert number_in(FrameSource(tmp_path, "nearest").read(video, 12)) == 9
+
+
+def test_files_that_are_no_videos(tmp_path):
+    (tmp_path / "v.mp4").write_bytes(b"nothing")
+    with pytest.raises(FrameError, match=r"v\.mp4"):
+        FrameSource(tmp_path).read(Video("v", 3), 0)
+    with pytest.raises(FrameError, match=r"w\.mp4: there is no such"):
+        FrameSource(tmp_path).read(Video("w", 3, 0, "", "w.mp4"), 0)
+
+
+def test_cut_off_png(tmp_path):
+    data = cv2.imencode(".png", picture(3))[1].tobytes()
+    (tmp_path / "x.png").write_bytes(data[:-20])
+    with pytest.raises(FrameError, match="cut off"):
+        decode_image(tmp_path / "x.png")
+    (tmp_path / "x.jpg").write_bytes(b"")
+    with pytest.raises(FrameError, match="0 bytes"):
+        decode_image(tmp_path / "x.jpg")
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(ValueError, match="missing: expected"):
+        FrameSource(tmp_path, "ignore")
+    with pytest.raises(ValueError, match="no folder"):
+        FrameSource(tmp_path / "none")
+
+
+def test_copies_read_on_their_own(tmp_path):
+    write_video(tmp_path / "v.mp4", 120)
+    source, video = FrameSource(tmp_path), Video("v", 120)
+    source.prepare([video])
+    source.read(video, 100)
+    copy = pickle.loads(pickle.dumps(source))
+    assert number_in(copy.read(video, 70)) == 70 and number_in(source.read(video, 101)) == 101
+    child = os.fork()
+    if child == 0:  # shares the open file with this process
+        os._exit(0 if number_in(source.read(video, 5)) == 5 else 1)
+    assert number_in(source.read(video, 102)) == 102
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
