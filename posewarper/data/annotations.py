@@ -12,6 +12,7 @@ import json
 import os
 import posixpath
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -99,7 +100,9 @@ def load_coco(
     image (``frame_of_file``); ``nframes``: the last frame that the file lists; ``area``: that of
     the box (the 2019 system demands it, PoseTrack18's own files lack it); ``is_labeled``: whether
     somebody is annotated in the frame. Annotations without keypoints count as people with no
-    labelled joint. Other categories than the first are read if they have the same keypoints.
+    labelled joint. Other categories than the first are read if they have the same keypoints. Two
+    images of one file name are one frame (a warning says so): the 2019 files of pseudo-labels have
+    such pairs; they also name frames outside the video, so give ``first_frame`` for them.
 
     Args:
         path: JSON file.
@@ -134,6 +137,7 @@ def from_coco(
     for image in images:
         if "id" not in image or "file_name" not in image:
             raise ValueError(f"{source}: image {image.get('id', image)} lacks 'id' or 'file_name'")
+    images, merged = _merge_images(images, source)
     annotations = data["annotations"]
     if category:  # others, of which one file may hold many, have other joints
         same = [
@@ -142,7 +146,9 @@ def from_coco(
             if entry.get("keypoints") == category.get("keypoints")
         ]
         annotations = [a for a in annotations if a.get("category_id", same[0]) in same]
-    people = _read_people(annotations, images, in_file, source)
+    row_of = {image["id"]: row for row, image in enumerate(images)}
+    row_of.update({i: row_of[first] for i, first in merged.items()})
+    people = _read_people(annotations, row_of, in_file, source)
     people_in = np.bincount(people.frame, minlength=len(images)) > 0
     videos, video, number = _read_videos(data, images, first_frame, source)
     frames = Frames.make(
@@ -165,6 +171,25 @@ def from_coco(
     if order != list(range(in_file)):
         people = People(**{**vars(people), "keypoints": people.keypoints[:, order]})
     return PoseDataset(skeleton, videos, frames, people, source)
+
+
+def _merge_images(
+    images: list[dict[str, Any]], source: str
+) -> tuple[list[dict[str, Any]], dict[int, int]]:
+    """Images without those whose file came before, and for the latter the ids of the former."""
+    first: dict[str, int] = {}
+    merged: dict[int, int] = {}
+    for image in images:
+        kept = first.setdefault(image["file_name"], image["id"])
+        if kept != image["id"]:
+            merged[image["id"]] = kept
+    if not merged:
+        return images, {}
+    warnings.warn(
+        f"{source}: {len(merged)} images have the file name of an earlier one and are taken for it",
+        stacklevel=4,
+    )
+    return [image for image in images if first[image["file_name"]] == image["id"]], merged
 
 
 def read_regions(images: Sequence[Mapping[str, Any]], source: str) -> Regions:
@@ -283,11 +308,10 @@ def _read_videos(
 
 def _read_people(
     annotations: Sequence[Mapping[str, Any]],
-    images: Sequence[Mapping[str, Any]],
+    row_of: Mapping[int, int],
     joints: int,
     source: str,
 ) -> People:
-    row_of = {image["id"]: row for row, image in enumerate(images)}
     boxes, keypoints, heads = [], [], []
     none = [0.0] * (3 * joints)
     for annotation in annotations:

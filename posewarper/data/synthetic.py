@@ -33,6 +33,7 @@ from posewarper.skeleton import POSETRACK
 
 __all__ = ["Difficulty", "SyntheticVideo", "generate_video", "load_truth", "write_dataset"]
 
+_ARGUMENTS = "synthetic.json"  # what the data set was made from
 _MAX_FRAMES = 10_000  # PoseTrack's frame ids have four digits for the frame
 _TRUTH = ("keypoints", "boxes", "head_boxes", "present", "track_ids", "blurred", "defocused")
 
@@ -95,8 +96,11 @@ def write_dataset(
         raise ValueError(f"frames: expected 1 to {_MAX_FRAMES}, got {frames}")
     if image_format not in ("jpg", "png"):
         raise ValueError(f"image_format: expected 'jpg' or 'png', got {image_format!r}")
-    if out_dir.exists() and not overwrite and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise FileExistsError(f"{out_dir} exists and is not empty; overwrite=True replaces it")
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        if not overwrite:
+            raise FileExistsError(f"{out_dir} exists and is not empty; overwrite=True replaces it")
+        if not (out_dir / _ARGUMENTS).exists():  # a slip of the keyboard must not cost a folder
+            raise FileExistsError(f"{out_dir} is not a synthetic data set: it is not replaced")
     difficulty = Difficulty() if difficulty is None else difficulty
 
     out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +139,7 @@ def write_dataset(
             "occluded": occluded, "ears": ears,
             "difficulty": asdict(difficulty),
         }  # fmt: skip
-        write_json(partial / "synthetic.json", arguments)
+        write_json(partial / _ARGUMENTS, arguments)
         if out_dir.exists():
             _remove(out_dir)
         os.replace(partial, out_dir)

@@ -20,6 +20,9 @@ Image = npt.NDArray[np.uint8]
 Missing = Literal["error", "skip", "nearest", "key"]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg")
+# Captures that were open when the process was forked. They are never closed: closing waits for
+# decoder threads, which a forked process does not have.
+_INHERITED: list[cv2.VideoCapture] = []
 _JUMP = 48  # decoding this many frames is cheaper than seeking
 
 
@@ -239,7 +242,10 @@ class VideoFile:
 
     def _open(self) -> cv2.VideoCapture:
         # After a fork the open file, and with it the place in it, is shared with the parent.
-        if self._capture is None or self._owner != os.getpid():
+        if self._capture is not None and self._owner != os.getpid():
+            _INHERITED.append(self._capture)
+            self._capture = None
+        if self._capture is None:
             if not self.path.is_file():
                 raise FrameError(f"{self.path}: there is no such video file")
             self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
@@ -252,6 +258,8 @@ class VideoFile:
     def _close(self) -> None:
         if self._capture is not None and self._owner == os.getpid():
             self._capture.release()
+        elif self._capture is not None:
+            _INHERITED.append(self._capture)
         self._capture = None
 
 
@@ -314,9 +322,15 @@ def decode_image(path: Path) -> Image:
 
 def _is_cut_off(data: bytes) -> bool:
     """Whether the end marker of a JPEG or PNG is missing."""
-    if data.startswith(b"\xff\xd8"):
-        # Scan data holds no marker but restarts, so what follows the last scan's start is its end.
-        return data.find(b"\xff\xd9", max(data.rfind(b"\xff\xda"), 2)) < 0
     if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data[-64:]
-    return False
+        return b"IEND" not in data
+    if not data.startswith(b"\xff\xd8"):
+        return False
+    place = 2
+    while place + 4 <= len(data):  # segments up to the image data: a thumbnail's end does not count
+        if data[place] != 0xFF:
+            return False  # for the decoder to judge
+        if data[place + 1] == 0xDA:
+            return data.find(b"\xff\xd9", place) < 0
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return True

@@ -1,5 +1,6 @@
 """Numbers for predictions: PoseTrack AP and MOTA, OKS AP, PCK; prediction files; result files."""
 
+from posewarper.evaluation.datasets import compare_datasets
 from posewarper.evaluation.oks import OksResult, evaluate_oks
 from posewarper.evaluation.pck import (
     PckResult,
@@ -23,6 +24,7 @@ __all__ = [
     "TrackingResult",
     "VideoPoses",
     "box_lengths",
+    "compare_datasets",
     "evaluate_oks",
     "evaluate_pck",
     "evaluate_posetrack",

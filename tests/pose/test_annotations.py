@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pycocotools.coco
 import pytest
 
 from posewarper.data.annotations import frame_of_file, load_coco, save_coco
@@ -98,10 +99,8 @@ def test_round_trip_is_exact(example, tmp_path):
 
 
 def test_written_file_serves_pycocotools(example, tmp_path):
-    from pycocotools.coco import COCO as Reader
-
     save_coco(example, tmp_path / "x.json")
-    reader = Reader(str(tmp_path / "x.json"))
+    reader = pycocotools.coco.COCO(str(tmp_path / "x.json"))
     assert reader.getAnnIds(imgIds=[5], iscrowd=False) == [30, 20]
 
 
@@ -147,7 +146,9 @@ def test_2019_posetrack17_style(tmp_path):
     assert got.frames.number.tolist() == [4, 11, 2]
     assert got.frames.labelled.tolist() == [True, False, True]  # nobody is annotated in the second
     assert got.people.area.tolist() == [12.5, 0] and got.people.track_id.tolist() == [3, -1]
-    assert got.people.head_box[0].tolist() == [1, 2, 3, 4] and np.isnan(got.people.head_box[1]).all()
+    assert (
+        got.people.head_box[0].tolist() == [1, 2, 3, 4] and np.isnan(got.people.head_box[1]).all()
+    )
     clip = got.videos[0]
     assert [clip.clip(n) for n in (-1, 0, 1, 30, 31)] == [1, 1, 1, 30, 30]
     assert clip.file_name(31) == "bonn_5sec/000342_mpii/00000031.jpg"
@@ -156,9 +157,7 @@ def test_2019_posetrack17_style(tmp_path):
 def test_2019_posetrack18_style(tmp_path):
     name = "images/val/000342_mpii_test/{:06d}.jpg"
     images = [image(1, name.format(3), nframes=9, frame_id=10003420003, is_labeled=True)]
-    got = load_coco(
-        write(tmp_path / "x.json", images, [person(7, 1, bbox_head=[10, 20, 30, 40])])
-    )
+    got = load_coco(write(tmp_path / "x.json", images, [person(7, 1, bbox_head=[10, 20, 30, 40])]))
     assert got.videos == (Video("images/val/000342_mpii_test", 9, 0, "%06d.jpg"),)
     assert [got.videos[0].clip(n) for n in (-1, 0, 8, 9)] == [0, 0, 8, 8]
     assert got.frames.number.tolist() == [3] and got.frames.frame_id.tolist() == [10003420003]
@@ -197,6 +196,16 @@ def test_names_that_tell_videos_apart(tmp_path):
         assert video.file_name(int(got.frames.number[row])) == name
 
 
+def test_images_of_one_file_are_one_frame(tmp_path):
+    """As in the 2019 files of pseudo-labels, which do not merge with labelled frames."""
+    images = [image(i, f"v/{n:08d}.jpg", nframes=9) for i, n in ((1, 4), (2, 5), (3, 4))]
+    path = write(tmp_path / "x.json", images, [person(1, 2), person(2, 3), person(3, 1)])
+    with pytest.warns(UserWarning, match=r"x\.json: 1 images have the file name"):
+        got = load_coco(path)
+    assert got.frames.number.tolist() == [4, 5] and got.frames.labelled.all()
+    assert got.people.frame.tolist() == [1, 0, 0]
+
+
 def test_first_frame(tmp_path):
     images = [image(1, "v/001.png", nframes=3), image(2, "v/003.png", nframes=3)]
     path = write(tmp_path / "x.json", images, [])
@@ -211,9 +220,7 @@ def test_skeleton_of_the_file(tmp_path):
     other = {"id": 4, "name": "car", "keypoints": ["wheel"]}
     points = [1, 2, 2, 3, 4, 1, 5, 6, 0]
     people = [person(1, 1, points, category_id=3), person(2, 1, [1, 1, 1], category_id=4)]
-    path = write(
-        tmp_path / "x.json", [image(1, "v/0.jpg")], people, categories=[category, other]
-    )
+    path = write(tmp_path / "x.json", [image(1, "v/0.jpg")], people, categories=[category, other])
     got = load_coco(path)
     assert got.skeleton.joints == ("head", "left_wing", "right_wing")
     assert got.skeleton.flip_pairs == ((1, 2),)
@@ -228,7 +235,8 @@ def test_skeleton_of_the_file(tmp_path):
     ("images", "people", "message"),
     [
         ([image(4, "v/0.jpg"), image(4, "v/1.jpg")], [], "image id 4 occurs more than once"),
-        ([image(4, "v/0.jpg"), image(5, "v/0.jpg")], [], r"image 5 \(v/0.jpg\) is frame 0"),
+        ([image(4, "v/0.jpg"), image(4, "v/0.jpg")], [], "image id 4 occurs more than once"),
+        ([image(4, "v/007.jpg"), image(5, "v/7.jpg")], [], r"image 5 \(v/7.jpg\) is frame 7"),
         ([image(1, "v/0.jpg")], [person(8, 1), person(8, 1)], "annotation id 8 occurs more"),
         ([image(1, "v/0.jpg")], [person(8, 3)], "annotation 8 belongs to image 3"),
         ([image(1, "v/0.jpg")], [person(8, 1, [1, 2])], r"annotation 8 has 2 numbers.*3 \* 17"),

@@ -133,7 +133,10 @@ def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path: Path) -> Non
     (target / "mine.txt").write_text("precious")
     with pytest.raises(FileExistsError, match="overwrite"):
         write_small(target)
+    with pytest.raises(FileExistsError, match="not a synthetic data set"):
+        write_small(target, overwrite=True)
     assert (target / "mine.txt").read_text() == "precious"
+    (target / "synthetic.json").write_text("{}")
     write_small(target, overwrite=True)
     assert not (target / "mine.txt").exists()
     with pytest.raises(ValueError, match="videos: expected names of splits"):

@@ -22,7 +22,8 @@ struct BackwardScratch {
   T *dy, *dx, *mask, *corners, *samples, *columns, *grad_y, *grad_x, *grad_mask, *grad_output;
   T *planes, *grad_planes;
 
-  BackwardScratch(const Plan<T>& plan, int64_t channels, bool scatter, Carver& carver) {
+  BackwardScratch(const Plan<T>& plan, const Share& share, Carver& carver) {
+    const int64_t channels = share.c1 - share.c0;
     const int64_t n = plan.run_padded;
     run.base_y = carver.take<T>(n);
     run.base_x = carver.take<T>(n);
@@ -42,7 +43,7 @@ struct BackwardScratch {
     grad_mask = carver.take<T>(kTapBlock * n);
     grad_output = carver.take<T>(plan.a.out_channels * n);
     planes = carver.take<T>(channels * plan.plane);
-    grad_planes = carver.take<T>(scatter ? channels * plan.plane : 0);
+    grad_planes = carver.take<T>(share.scatter ? channels * plan.plane : 0);
   }
 };
 
@@ -266,20 +267,25 @@ static Status backward(const WarpArgs& a) {
   const bool want_input = a.grad_input != nullptr;
 
   // Fused where frames and groups alone keep the threads busy. With few groups the samples' gradients
-  // are cut along the pixels, and the input's gradient is a pass of its own over the channels.
+  // are cut along the pixels, and the input's gradient is a pass of its own over the channels. The
+  // number of threads decides nothing here, so that results do not depend on it.
   const int64_t owners = plan.frames() * a.offset_groups;
   const bool fused = want_samples && want_input && owners >= 16;
-  const int64_t slices =
-      fused ? 1 : max_of(1, min_of(plan.runs(), 64 / max_of(1, owners)));
-
   // Gradients of the weight, one partial sum per (frame, slice), added up in a fixed order.
   const int64_t partial_bytes = plan.weight_count * static_cast<int64_t>(sizeof(T));
-  const int64_t wanted_partials = max_of(8, (int64_t(4) << 20) / max_of(1, partial_bytes));
-  const int64_t wave_frames =
-      a.grad_weight ? max_of(1, min_of(plan.frames(), wanted_partials / slices)) : plan.frames();
-  Carver size(nullptr);
-  BackwardScratch<T>(plan, want_samples ? plan.group_channels : 1, want_input, size);
-  Buffer weight(partial_bytes), scratch(size.used() * a.num_threads),
+  const int64_t most_partials =
+      a.grad_weight ? max_of(8, (int64_t(4) << 20) / max_of(1, partial_bytes)) : plan.frames() * 64;
+  const int64_t wanted_slices = min_of(64 / max_of(1, owners), min_of(plan.runs(), most_partials));
+  const int64_t slices = fused ? 1 : max_of(1, wanted_slices);
+  const int64_t wave_frames = max_of(1, min_of(plan.frames(), most_partials / slices));
+  const Share group_share{0, 0, plan.group_channels, 0, 0, true, fused};
+  const Share channel_share{0, 0, 1, 0, 0, false, true};
+  Carver group_size(nullptr), channel_size(nullptr);
+  BackwardScratch<T>(plan, group_share, group_size);
+  BackwardScratch<T>(plan, channel_share, channel_size);
+  const int64_t scratch_bytes = max_of(want_samples ? group_size.used() : 0,
+                                       want_input ? channel_size.used() : 0);
+  Buffer weight(partial_bytes), scratch(scratch_bytes * a.num_threads),
       partials(a.grad_weight ? partial_bytes * (wave_frames * slices + 1) : 0);
   if (!weight.ok() || !scratch.ok() || !partials.ok()) return kOutOfMemory;
   T* packed = weight.at<T>(0);
@@ -290,8 +296,8 @@ static Status backward(const WarpArgs& a) {
   if (a.grad_weight) memset(total, 0, static_cast<size_t>(partial_bytes));
 
   auto run = [&](const Share& share, int thread, T* grad_weight) {
-    Carver carver(scratch.at<char>(thread * size.used()));
-    BackwardScratch<T> s(plan, want_samples ? plan.group_channels : 1, want_input, carver);
+    Carver carver(scratch.at<char>(thread * scratch_bytes));
+    BackwardScratch<T> s(plan, share, carver);
     backward_share(plan, share, s, grad_weight);
   };
 
@@ -302,7 +308,7 @@ static Status backward(const WarpArgs& a) {
     if (a.grad_masks) advise_huge_pages(a.grad_masks[d], maps * element(a.mask_dtype));
   }
 
-  const int64_t runs = plan.pixels > 0 ? plan.runs() : 0;
+  const int64_t runs = plan.runs();
   for (int64_t first = 0; want_samples && first < plan.frames(); first += wave_frames) {
     const int64_t wave = min_of(wave_frames, plan.frames() - first);
     if (a.grad_weight) memset(partial, 0, static_cast<size_t>(partial_bytes * wave * slices));

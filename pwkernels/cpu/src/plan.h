@@ -96,7 +96,7 @@ struct Plan {
         weight_channels(a.channels / a.groups),
         mix_outputs(a.out_channels / a.groups),
         weight_count(a.dilation_count * a.channels * taps * mix_outputs) {
-    run_pixels = static_cast<int>(min_of(wanted_run, pixels));
+    run_pixels = static_cast<int>(max_of(1, min_of(wanted_run, pixels)));
     run_padded = static_cast<int>(round_up(run_pixels, run_step));
   }
 
