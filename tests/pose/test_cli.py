@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import posewarper
 from posewarper import cli
 from posewarper.data.annotations import load_coco, save_coco
 from posewarper.data.tables import PoseDataset
@@ -172,3 +173,10 @@ def test_evaluate_official_reference(capsys: pytest.CaptureFixture[str]) -> None
     case = cases / "case_a_gt_as_pred"
     text = run(capsys, "evaluate", case / "gt", case / "pred")
     assert re.search(r"^AP .* 100\.0$", text, re.MULTILINE)
+
+
+def test_python_has_the_same_names() -> None:
+    assert {name: getattr(posewarper, name) for name in cli.COMMANDS} == cli.COMMANDS
+    assert set(cli.COMMANDS) <= set(dir(posewarper))
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        posewarper.trian  # noqa: B018
