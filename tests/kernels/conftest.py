@@ -6,8 +6,23 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
+from interpreted import RELAY, test_in_a_process_that_interprets
 
 from pwkernels.testing import cpu_instruction_sets, instruction_set
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a file that has it, either the relay to the interpreter runs or all other tests do."""
+    relay = test_in_a_process_that_interprets.__name__
+    elsewhere = [
+        item
+        for item in items
+        if hasattr(getattr(item, "module", None), relay) and (item.name == relay) != RELAY
+    ]
+    if elsewhere:
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if item not in elsewhere]
+
 
 COMPILED = [f"cpu {name}" for name in cpu_instruction_sets()]
 

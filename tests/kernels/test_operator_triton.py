@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from interpreted import DEVICE, test_in_a_process_that_interprets  # noqa: F401
 
 from pwkernels import library
 from pwkernels.testing import (
@@ -20,27 +17,9 @@ from pwkernels.testing import (
     with_gradients,
 )
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CASE = Case(
     channels=4, out_channels=2, size=(3, 4), dilations=(1, 2), masks=True, bias=True, window=2
 )
-
-
-# Triton decides at its import whether it interprets, and this process has imported it long ago.
-RELAY = DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1"
-in_interpreter = pytest.mark.skipif(RELAY, reason="runs in test_in_a_process_that_interprets")
-
-
-@pytest.mark.skipif(not RELAY, reason="this process runs the tests itself")
-def test_in_a_process_that_interprets() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout[-4000:]
 
 
 def arguments(inputs: Inputs) -> tuple:
@@ -59,7 +38,6 @@ def arguments(inputs: Inputs) -> tuple:
     )
 
 
-@in_interpreter
 def test_opcheck() -> None:
     inputs = make_inputs(CASE, device=DEVICE)
     torch.library.opcheck(library.deform_warp, arguments(inputs.leaves()))
@@ -80,7 +58,6 @@ def test_opcheck() -> None:
     )
 
 
-@in_interpreter
 @pytest.mark.parametrize("compiled", [False, True])
 def test_gradients(compiled: bool) -> None:
     """All of them, through the public operation."""

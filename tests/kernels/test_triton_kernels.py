@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from interpreted import DEVICE, test_in_a_process_that_interprets  # noqa: F401
+from torchvision.ops import deform_conv2d
 
-pytest.importorskip("triton")
-deform_conv2d = pytest.importorskip("torchvision.ops").deform_conv2d
+from pwkernels.geometry import WarpGeometry
+from pwkernels.gpu import launch
+from pwkernels.gpu.configs import Config
+from pwkernels.gradients import Needs
+from pwkernels.testing import poisoned_empty
 
-from pwkernels.geometry import WarpGeometry  # noqa: E402
-from pwkernels.gpu import launch  # noqa: E402
-from pwkernels.gpu.configs import Config  # noqa: E402
-from pwkernels.gradients import Needs  # noqa: E402
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# Triton decides at its import whether it interprets, and this process has imported it long ago.
-RELAY = DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1"
 EVERYTHING = Needs(True, True, True, True)
 ROWS = {
     "forward": Config(False, 1024, 5, unroll=2, splits=3),
@@ -133,26 +127,11 @@ def error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return float(worst) if math.isfinite(worst) else math.inf
 
 
-@pytest.mark.skipif(not RELAY, reason="this process runs the tests itself")
-def test_in_a_process_that_interprets() -> None:
-    """Run this file again with ``TRITON_INTERPRET=1`` from the start."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:]
-
-
 @pytest.fixture(autouse=True)
-def poison(request: pytest.FixtureRequest):
+def poison():
     """Fill every ``torch.empty`` with NaN, so that an element that is never written shows."""
-    if RELAY and request.function is not test_in_a_process_that_interprets:
-        pytest.skip("runs in test_in_a_process_that_interprets, or with TRITON_INTERPRET=1")
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(before)
+    with poisoned_empty():
+        yield
 
 
 def run_forward(case: Case, tensors: dict, configs=None) -> torch.Tensor:
