@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import posixpath
 import re
 import warnings
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from posewarper.data.tables import Floats, Frames, People, PoseDataset, Regions, Video, starts
+from posewarper.files import whole_file
 from posewarper.skeleton import POSETRACK, SKELETONS, Skeleton
 
 __all__ = [
@@ -55,21 +55,19 @@ def read_json(path: str | Path) -> Any:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write a file as a whole or not at all: a reader never sees half of it.
+    """Write a file, and its folder, as a whole or not at all; see ``whole_file``.
 
     Raises:
         ValueError: a number is not finite.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-        os.replace(temporary, path)
+        text = json.dumps(content, allow_nan=False)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def frame_of_file(file_name: str) -> tuple[str, str, int]:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from posewarper.files import whole_file
 
 # What the columns of the usual PoseTrack table are the means of.
 JOINT_GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -99,18 +100,9 @@ def group_means(values: NDArray[np.float64], joints: Sequence[str]) -> dict[str,
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file so that readers see the old one or the whole new one, never a part.
-
-    Raises:
-        OSError: the folder does not exist or cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a file as a whole or not at all; see ``whole_file``."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _without_nan(value: Any) -> Any:

@@ -14,7 +14,6 @@ A file fits exactly or not at all. Nothing but tensors is unpickled.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import re
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posewarper.files import whole_file
 from posewarper.models.hrnet import HRNet
 from posewarper.models.warper import PoseWarper, WarperConfig, Window
 
@@ -126,16 +126,10 @@ def save_checkpoint(model: HRNet | PoseWarper, path: str | Path) -> None:
     """
     path = Path(path)
     state = {key: tensor.cpu().clone() for key, tensor in to_official(model.state_dict()).items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_state(path: str | Path) -> State:
