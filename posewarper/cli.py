@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from json import dumps as json_text
@@ -248,6 +249,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description=__doc__,
             as_positional=True,
         )
+        sys.stdout.flush()
+    except BrokenPipeError:  # "posewarper stats ... | head": the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("posewarper: interrupted", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         print(f"posewarper: error: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,25 @@ def test_evaluate_official_reference(capsys: pytest.CaptureFixture[str]) -> None
     case = cases / "case_a_gt_as_pred"
     text = run(capsys, "evaluate", case / "gt", case / "pred")
     assert re.search(r"^AP .* 100\.0$", text, re.MULTILINE)
+
+
+def test_a_reader_that_stops_is_no_error(synthetic: Path) -> None:
+    index = synthetic / "annotations" / "posetrack_train.json"
+    command = [sys.executable, "-m", "posewarper", "stats", str(index)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+
+
+def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load_annotations", interrupted)
+    assert cli.main(["stats", "x.json"]) == 130
+    assert capsys.readouterr().err == "posewarper: interrupted\n"
 
 
 def test_python_has_the_same_names() -> None:
