@@ -65,6 +65,15 @@ def sample(input: Tensor, offset: Tensor, geometry: WarpGeometry, dilation_index
     return (top * (1 - fy) + bottom * fy).reshape(n, channels, taps, out_h, out_w)
 
 
+def _finish(frames: Tensor, bias: Tensor | None, frame_weights: Tensor | None) -> Tensor:
+    """Sum frames [N, C_out, H, W] over each window, if there are windows, and add the bias."""
+    if frame_weights is not None:
+        window = frame_weights.shape[0]
+        framed = frames.unflatten(0, (frames.shape[0] // window, window))
+        frames = (framed * frame_weights.reshape(1, -1, 1, 1, 1)).sum(1)
+    return frames if bias is None else frames + bias.reshape(1, -1, 1, 1)
+
+
 def warp(
     input: Tensor,
     offsets: Sequence[Tensor],
@@ -96,13 +105,7 @@ def warp(
         part = (matrices @ columns).reshape(n, kernel.shape[0], *out_hw)
         total = part if total is None else total + part
     assert total is not None
-    if frame_weights is not None:
-        window = frame_weights.shape[0]
-        framed = total.unflatten(0, (n // window, window))
-        total = (framed * frame_weights.reshape(1, -1, 1, 1, 1)).sum(1)
-    if bias is not None:
-        total = total + bias.reshape(1, -1, 1, 1)
-    return total.to(input.dtype)
+    return _finish(total, bias, frame_weights).to(input.dtype)
 
 
 def torchvision_warp(
@@ -140,10 +143,4 @@ def torchvision_warp(
         )
         total = part if total is None else total + part
     assert total is not None
-    if frame_weights is not None:
-        window = frame_weights.shape[0]
-        framed = total.unflatten(0, (-1, window))
-        total = (framed * frame_weights.reshape(1, -1, 1, 1, 1)).sum(1)
-    if bias is not None:
-        total = total + bias.reshape(1, -1, 1, 1)
-    return total.to(input.dtype)
+    return _finish(total, bias, frame_weights).to(input.dtype)

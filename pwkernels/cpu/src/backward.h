@@ -262,7 +262,7 @@ static void backward_share(const Plan<T>& plan, const Share& share, BackwardScra
 
 template <class T>
 static Status backward(const WarpArgs& a) {
-  Plan<T> plan(a, static_cast<int>(max_of(64, min_of(256, 4608 / a.out_channels / 32 * 32))));
+  Plan<T> plan(a);
   const bool want_samples = a.grad_offsets || a.grad_masks || a.grad_weight;
   const bool want_input = a.grad_input != nullptr;
 
@@ -288,9 +288,7 @@ static Status backward(const WarpArgs& a) {
   Buffer weight(partial_bytes), scratch(scratch_bytes * a.num_threads),
       partials(a.grad_weight ? partial_bytes * (wave_frames * slices + 1) : 0);
   if (!weight.ok() || !scratch.ok() || !partials.ok()) return kOutOfMemory;
-  T* packed = weight.at<T>(0);
-  plan.each_weight([&](int64_t from, int64_t to) { packed[to] = static_cast<const T*>(a.weight)[from]; });
-  plan.packed_weight = packed;
+  plan.pack_weight(weight.at<T>(0));
   T* total = partials.at<T>(0);
   T* partial = total + plan.weight_count;
   if (a.grad_weight) memset(total, 0, static_cast<size_t>(partial_bytes));

@@ -119,16 +119,12 @@ static void warp_run(const Plan<T>& plan, int64_t n, const T* planes, ForwardScr
 
 template <class T>
 static Status forward(const WarpArgs& a) {
-  // Runs as long as the accumulators of all outputs stay in L1 beside the samples.
-  const int64_t wanted = max_of(64, min_of(256, 4608 / a.out_channels / 32 * 32));
-  Plan<T> plan(a, static_cast<int>(wanted));
+  Plan<T> plan(a);
   if (plan.pixels == 0 || a.windows == 0) return kOk;
 
   Buffer weight(plan.weight_count * static_cast<int64_t>(sizeof(T)));
   if (!weight.ok()) return kOutOfMemory;
-  T* packed = weight.at<T>(0);
-  plan.each_weight([&](int64_t from, int64_t to) { packed[to] = static_cast<const T*>(a.weight)[from]; });
-  plan.packed_weight = packed;
+  plan.pack_weight(weight.at<T>(0));
 
   // Planes of as many windows as stay in the cache together; memory does not grow with the batch.
   const int64_t window_planes = a.frames_per_window * a.channels;

@@ -86,7 +86,7 @@ struct Plan {
   int run_pixels, run_padded;
   const T* packed_weight = nullptr;  // [D][G][K][C / G][C_out / groups]
 
-  Plan(const WarpArgs& args, int wanted_run)
+  explicit Plan(const WarpArgs& args)
       : a(args),
         taps(a.kernel_h * a.kernel_w),
         pixels(a.out_height * a.out_width),
@@ -96,6 +96,8 @@ struct Plan {
         weight_channels(a.channels / a.groups),
         mix_outputs(a.out_channels / a.groups),
         weight_count(a.dilation_count * a.channels * taps * mix_outputs) {
+    // As long as one value per output stays in L1 beside the samples.
+    const int64_t wanted_run = max_of(64, min_of(256, 4608 / a.out_channels / 32 * 32));
     run_pixels = static_cast<int>(max_of(1, min_of(wanted_run, pixels)));
     run_padded = static_cast<int>(round_up(run_pixels, run_step));
   }
@@ -122,6 +124,13 @@ struct Plan {
             visit(((d * a.out_channels + out) * weight_channels + c % weight_channels) * taps + k,
                   packed_index(d, c / group_channels, k, c % group_channels) + o);
           }
+  }
+
+  // Copies the caller's weight into `packed`, and uses it from there.
+  void pack_weight(T* packed) {
+    const T* given = static_cast<const T*>(a.weight);
+    each_weight([&](int64_t from, int64_t to) { packed[to] = given[from]; });
+    packed_weight = packed;
   }
 
   void start_run(Run<T>& run, int64_t index) const {

@@ -31,7 +31,7 @@ template <>
 struct Simd<float> {
   static constexpr int width = PW_VECTOR_BYTES / 4;
   typedef float V __attribute__((vector_size(PW_VECTOR_BYTES)));
-  typedef int32_t Mask __attribute__((vector_size(PW_VECTOR_BYTES)));  // result of comparing V
+  typedef int32_t Mask __attribute__((vector_size(PW_VECTOR_BYTES)));  // lanes as wide as V's, for shuffles
   typedef int32_t I __attribute__((vector_size(PW_VECTOR_BYTES)));     // 32-bit lanes beside V
 };
 

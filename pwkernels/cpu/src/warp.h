@@ -8,7 +8,7 @@ namespace pw {
 
 enum DType : int32_t { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
 
-enum Status : int32_t { kOk = 0, kOutOfMemory = 1, kBadDType = 2 };
+enum Status : int32_t { kOk = 0, kOutOfMemory = 1 };
 
 // A tensor [N, C, H, W]. The kernels read any strides of `input`; of offsets and masks they ask for
 // contiguous maps (stride_h = W, stride_w = 1) with any stride between frames and channels.
