@@ -14,34 +14,12 @@ import jsonargparse
 from posewarper import evaluation
 from posewarper.data import sparsify as sparse
 from posewarper.data.annotations import load_coco, save_coco
-from posewarper.data.posetrack import load_posetrack, save_posetrack
+from posewarper.data.posetrack import load_annotations, load_posetrack, save_posetrack
 from posewarper.data.synthetic import Difficulty, write_dataset
 from posewarper.data.tables import PoseDataset
 from posewarper.data.video import FrameSource, fill_sizes
 from posewarper.evaluation.results import Result
-from posewarper.skeleton import POSETRACK, SKELETONS, Skeleton
-
-
-def load_annotations(path: str | Path, skeleton: Skeleton | None = None) -> PoseDataset:
-    """A folder of official PoseTrack17 or PoseTrack18 files, or one COCO-style file.
-
-    Raises:
-        FileNotFoundError: there is nothing there.
-        ValueError: it cannot be read as that; names file and id.
-    """
-    path = Path(path)
-    return load_posetrack(path) if path.is_dir() else load_coco(path, skeleton)
-
-
-def _skeleton(name_or_file: str) -> Skeleton:
-    known = SKELETONS.get(name_or_file)
-    if known is not None:
-        return known
-    if not Path(name_or_file).exists():
-        raise ValueError(
-            f"skeleton: expected {', '.join(SKELETONS)} or a YAML file, got {name_or_file!r}"
-        )
-    return Skeleton.from_file(name_or_file)
+from posewarper.skeleton import POSETRACK, find_skeleton
 
 
 def stats(annotations: Path, json: bool = False) -> dict[str, Any]:
@@ -218,7 +196,7 @@ def evaluate(
         result = evaluation.evaluate_posetrack(truth, predictions, tracking=tracking)
         print(f"neck of the predictions: {result.neck or 'not stated'}")
     elif metric == "oks":
-        result = evaluation.evaluate_oks(truth, predictions, skeleton=_skeleton(skeleton))
+        result = evaluation.evaluate_oks(truth, predictions, skeleton=find_skeleton(skeleton))
     else:
         result = evaluation.compare_datasets(
             load_coco(truth), load_coco(predictions), lengths=lengths, thresholds=thresholds

@@ -22,12 +22,12 @@ def encode(
     heatmap_hw: tuple[int, int],
     sigma: float = 3.0,
     stride: float = 4.0,
+    rounded: bool = True,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Gaussian targets of height 1, as in 2019.
 
-    A Gaussian is centred on the nearest heatmap pixel, ``int(joint / stride + 0.5)``, where ``int``
-    drops the fraction (so that -0.5 counts as 0), and cut to the square of ``int(3 * sigma)``
-    pixels around it.
+    A Gaussian is cut to the square of ``int(3 * sigma)`` pixels around the nearest heatmap pixel,
+    ``int(joint / stride + 0.5)``, where ``int`` drops the fraction (so that -0.5 counts as 0).
 
     Args:
         joints: ``[..., 2]``, (x, y) in pixels of the crop.
@@ -36,6 +36,8 @@ def encode(
         heatmap_hw: h, w.
         sigma: standard deviation in heatmap pixels.
         stride: crop pixels per heatmap pixel.
+        rounded: centred on that pixel, as in 2019. Otherwise on the joint itself, which keeps what
+            small heatmaps would round away.
 
     Returns:
         ``[..., h, w]`` float32, zero where nothing is painted, and the weights ``[...]`` float32:
@@ -66,9 +68,11 @@ def encode(
     weights = np.where(inside, weights, np.float32(0))
 
     steps = np.arange(-radius, radius + 1)
-    squares = steps.astype(np.float32) ** 2
-    patch = np.exp(-(squares[:, None] + squares) / np.float32(2 * sigma**2))  # [k, k]
     painted = np.flatnonzero(weights > 0.5)  # [n]
+    fraction = 0.0 if rounded else (far - 0.5 - centre).reshape(-1, 2)[painted].T[..., None]
+    squares = ((steps - fraction) ** 2).astype(np.float32)  # [k], or [2, n, k]
+    row, column = (squares, squares) if rounded else (squares[1], squares[0])
+    patch = np.exp(-(row[..., :, None] + column[..., None, :]) / np.float32(2 * sigma**2))
     x, y = (centre.reshape(-1, 2)[painted].T[..., None] + steps)[:, :, None]  # [n, 1, k] each
     y = y.swapaxes(1, 2)  # [n, k, 1]
     on_map = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # [n, k, k]

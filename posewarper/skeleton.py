@@ -162,3 +162,19 @@ POSETRACK_EVAL = Skeleton(
 )  # fmt: skip
 
 SKELETONS = {skeleton.name: skeleton for skeleton in (COCO, POSETRACK)}
+
+
+def find_skeleton(name_or_file: str) -> Skeleton:
+    """One of ``SKELETONS`` by name, or that of a YAML file.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    known = SKELETONS.get(name_or_file)
+    if known is not None:
+        return known
+    if not Path(name_or_file).exists():
+        raise ValueError(
+            f"skeleton: expected {', '.join(SKELETONS)} or a YAML file, got {name_or_file!r}"
+        )
+    return Skeleton.from_file(name_or_file)

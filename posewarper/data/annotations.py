@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import posixpath
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -167,7 +169,11 @@ def from_coco(
         ignore=read_regions(images, source),
     )
     if order != list(range(in_file)):
-        people = People(**{**vars(people), "keypoints": people.keypoints[:, order]})
+        people = replace(
+            people,
+            keypoints=people.keypoints[:, order],
+            joint_scores=people.joint_scores[:, order],
+        )
     return PoseDataset(skeleton, videos, frames, people, source)
 
 
@@ -338,7 +344,25 @@ def _read_people(
         track_id=[a.get("track_id", -1) for a in annotations],
         annotation_id=[a["id"] for a in annotations],
         crowd=[bool(a.get("iscrowd", 0)) for a in annotations],
+        joint_scores=_joint_scores(annotations, joints, source),
+        score=[np.nan if a.get("score") is None else a["score"] for a in annotations],
     )
+
+
+def _joint_scores(annotations: Sequence[Mapping[str, Any]], joints: int, source: str) -> Floats:
+    """``scores`` [P, joints], the list that PoseTrack18 has (empty in its labels); null is NaN."""
+    scores = np.full((len(annotations), joints), np.nan)
+    for row, annotation in enumerate(annotations):
+        numbers = annotation.get("scores")
+        if not numbers:
+            continue
+        if len(numbers) != joints:
+            raise ValueError(
+                f"{source}: annotation {annotation['id']} has {len(numbers)} numbers in 'scores', "
+                f"expected {joints}"
+            )
+        scores[row] = [np.nan if number is None else number for number in numbers]
+    return scores
 
 
 def _head_box(annotation: Mapping[str, Any]) -> Sequence[float]:
@@ -439,7 +463,7 @@ def _people_entries(dataset: PoseDataset) -> Iterator[dict[str, Any]]:
     keypoints = plain(people.keypoints.reshape(len(people), 3 * len(dataset.skeleton)))
     visible = (people.keypoints[:, :, 2] > 0).sum(1).tolist()
     image_ids = dataset.frames.image_id[people.frame].tolist()
-    boxes, areas = plain(people.bbox), plain(people.area)
+    boxes, areas, predicted = plain(people.bbox), plain(people.area), people.predicted
     heads = [plain(head) if np.isfinite(head).all() else [] for head in people.head_box]
     for row in range(len(people)):
         yield {
@@ -453,4 +477,10 @@ def _people_entries(dataset: PoseDataset) -> Iterator[dict[str, Any]]:
             "num_keypoints": visible[row],
             "track_id": int(people.track_id[row]),
             "head_box": heads[row],
+            **({"scores": _or_null(people.joint_scores[row])} if predicted[row] else {}),
+            **({"score": float(people.score[row])} if np.isfinite(people.score[row]) else {}),
         }
+
+
+def _or_null(values: Floats) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]

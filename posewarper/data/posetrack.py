@@ -13,13 +13,14 @@ import numpy as np
 from posewarper.data.annotations import (
     frame_of_file,
     from_coco,
+    load_coco,
     plain,
     read_json,
     region_columns,
     write_json,
 )
 from posewarper.data.tables import Floats, Frames, Ints, People, PoseDataset, Regions, Video
-from posewarper.skeleton import POSETRACK, POSETRACK_EVAL
+from posewarper.skeleton import POSETRACK, POSETRACK_EVAL, Skeleton
 
 Format = Literal["posetrack17", "posetrack18"]
 
@@ -313,3 +314,14 @@ def _as_17(dataset: PoseDataset, rows: Ints, people_of: Sequence[Ints]) -> dict[
             }
         )
     return {"annolist": elements}
+
+
+def load_annotations(path: str | Path, skeleton: Skeleton | None = None) -> PoseDataset:
+    """A folder of official PoseTrack17 or PoseTrack18 files, or one COCO-style file.
+
+    Raises:
+        FileNotFoundError: there is nothing there.
+        ValueError: it cannot be read as that; names file and id.
+    """
+    path = Path(path)
+    return load_posetrack(path) if path.is_dir() else load_coco(path, skeleton)

@@ -202,6 +202,8 @@ class People:
         track_id: [P] who it is within a video, -1 if not known.
         annotation_id: [P] unique id in the file.
         crowd: [P] the box holds a group; not used for training.
+        joint_scores: [P, J] confidence of joints that were predicted; NaN for human labels.
+        score: [P] of the person or its box; NaN where nobody gave one.
     """
 
     frame: Ints
@@ -212,6 +214,8 @@ class People:
     track_id: Ints
     annotation_id: Ints
     crowd: Bools
+    joint_scores: Floats
+    score: Floats
 
     @classmethod
     def make(
@@ -225,24 +229,35 @@ class People:
         track_id: npt.ArrayLike | None = None,
         annotation_id: npt.ArrayLike | None = None,
         crowd: npt.ArrayLike | None = None,
+        joint_scores: npt.ArrayLike | None = None,
+        score: npt.ArrayLike | None = None,
     ) -> People:
         """From columns; what is left out is: area = width * height, no head boxes, no tracks, ids
-        from 1, no crowds.
+        from 1, no crowds, no scores.
         """
         frame = np.asarray(frame, np.int64)
         count = len(frame)
         bbox = np.asarray(bbox, np.float64).reshape(count, 4)
         no_head = np.full((count, 4), np.nan)
+        points = np.asarray(keypoints, np.float64)
+        no_scores = np.full(points.shape[:2], np.nan)
         return cls(
             frame,
             bbox,
             np.asarray(bbox[:, 2] * bbox[:, 3] if area is None else area, np.float64),
-            np.asarray(keypoints, np.float64),
+            points,
             np.asarray(no_head if head_box is None else head_box, np.float64).reshape(count, 4),
             _column(track_id, np.full(count, -1)),
             _column(annotation_id, np.arange(1, count + 1)),
             np.asarray(np.zeros(count) if crowd is None else crowd, np.bool_),
+            np.asarray(no_scores if joint_scores is None else joint_scores, np.float64),
+            np.asarray(np.full(count, np.nan) if score is None else score, np.float64),
         )
+
+    @property
+    def predicted(self) -> Bools:
+        """Who was not labelled by a human, [P]: some joint has a score."""
+        return np.asarray(np.isfinite(self.joint_scores).any(1), np.bool_)
 
     def __len__(self) -> int:
         return len(self.frame)

@@ -7,6 +7,7 @@ from posewarper.models.checkpoints import (
     save_checkpoint,
 )
 from posewarper.models.hrnet import HEATMAP_STRIDE, HRNET_SIZES, HRNet
+from posewarper.models.pose_model import PoseModel, load_model, save_model
 from posewarper.models.warper import WINDOWS, PoseWarper, WarperConfig, Window
 
 __all__ = [
@@ -14,11 +15,14 @@ __all__ = [
     "HRNET_SIZES",
     "WINDOWS",
     "HRNet",
+    "PoseModel",
     "PoseWarper",
     "WarperConfig",
     "Window",
     "load_checkpoint",
     "load_hrnet",
+    "load_model",
     "load_posewarper",
     "save_checkpoint",
+    "save_model",
 ]

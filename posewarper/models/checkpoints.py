@@ -132,15 +132,15 @@ def save_checkpoint(model: HRNet | PoseWarper, path: str | Path) -> None:
         os.fsync(file.fileno())
 
 
-def read_state(path: str | Path) -> State:
-    """All tensors of a file under their published names.
+def read_content(path: str | Path) -> Any:
+    """What a file holds, of tensors and plain values; nothing else is unpickled.
 
     Raises:
-        ValueError: the file is no checkpoint of tensors, or two of its keys are the same weight.
+        ValueError: the file is damaged, or there is something else in it.
         OSError: the file cannot be read.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # damaged files fail in many ways
@@ -148,6 +148,16 @@ def read_state(path: str | Path) -> State:
         raise ValueError(
             f"{path}: not a checkpoint that can be read, or more than tensors in it ({reason})"
         ) from error
+
+
+def read_state(path: str | Path) -> State:
+    """All tensors of a file under their published names.
+
+    Raises:
+        ValueError: the file is no checkpoint of tensors, or two of its keys are the same weight.
+        OSError: the file cannot be read.
+    """
+    content = read_content(path)
     state = _find_tensors(content)
     if not state:
         raise ValueError(f"{path}: expected a dictionary of tensors, got {_describe(content)}")
@@ -209,6 +219,7 @@ def infer_config(
     state: Mapping[str, Tensor],
     source: str | Path = "state",
     dilations: tuple[int, ...] | None = None,
+    head: bool = True,
 ) -> WarperConfig:
     """The sizes of a ``PoseWarper`` from its weights under published names.
 
@@ -216,11 +227,14 @@ def infer_config(
         state: the weights.
         source: what messages call them.
         dilations: as in ``load_posewarper``.
+        head: False: of a single-frame model; the head's sizes are the defaults.
 
     Raises:
         ValueError: no PoseWarper, or the dilations are missing or too few or too many.
     """
     backbone = infer_hrnet(state, source)
+    if not head:
+        return WarperConfig(**backbone)
     first = "offset_feats.0.conv1.weight"
     count = _count(state, r"offsets(\d+)\.weight", first=1)
     if first not in state or count == 0:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,8 @@ class WarperConfig:
 
     Attributes:
         joints: J.
-        width, modules, blocks, stem_width, stem_blocks: of the backbone; see ``HRNet``.
+        width, modules, blocks, stem_width, stem_blocks, softmax_sigma: of the backbone; see
+            ``HRNet``.
         head_width: channels of the residual blocks over the difference of heatmaps.
         head_blocks: how many blocks.
         dilations: one offset convolution and one deformable convolution each.
@@ -113,26 +115,31 @@ class WarperConfig:
     blocks: int = 4
     stem_width: int = 64
     stem_blocks: int = 4
+    softmax_sigma: float | None = None
     head_width: int = 128
     head_blocks: int = 20
     dilations: tuple[int, ...] = (3, 6, 12, 18, 24)
     window: Window = _POSETRACK_2019
 
     def __post_init__(self) -> None:
-        check_hrnet(
-            self.joints, self.width, self.modules, self.blocks, self.stem_width, self.stem_blocks
-        )
+        check_hrnet(*self._backbone)
         for name, number in (("head_width", self.head_width), ("head_blocks", self.head_blocks)):
             if number < 1:
                 raise ValueError(f"{name}: expected at least 1, got {number!r}")
         if not self.dilations or min(self.dilations) < 1:
             raise ValueError(f"dilations: expected positive numbers, got {self.dilations}")
 
+    @property
+    def _backbone(self) -> tuple[Any, ...]:
+        """The arguments of ``HRNet``."""
+        return (
+            self.joints, self.width, self.modules, self.blocks, self.stem_width, self.stem_blocks,
+            self.softmax_sigma,
+        )  # fmt: skip
+
     def hrnet(self) -> HRNet:
         """The backbone alone: the single-frame model of the first stage of training."""
-        return HRNet(
-            self.joints, self.width, self.modules, self.blocks, self.stem_width, self.stem_blocks
-        )
+        return HRNet(*self._backbone)
 
 
 class PoseWarper(nn.Module):

@@ -1,0 +1,228 @@
+"""A network together with what its crops and joints mean: all that a prediction needs, in one file.
+
+The file is a dictionary: ``model``, the weights in the published layout, so that everything that
+reads such files reads these too; and ``posewarper``, the rest as plain values. Weights alone, as
+2019 and mmpose wrote them, are read as well: with PoseTrack's joints, crops of 288 x 384.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posewarper.files import whole_file
+from posewarper.heatmaps import REFINEMENTS
+from posewarper.models.checkpoints import (
+    infer_config,
+    load_checkpoint,
+    read_content,
+    read_state,
+    to_official,
+)
+from posewarper.models.hrnet import HEATMAP_STRIDE, HRNet
+from posewarper.models.warper import PoseWarper, WarperConfig, Window
+from posewarper.skeleton import POSETRACK, Skeleton
+
+FORMAT = 1
+BEST = "best.pt"  # what a folder of training offers for prediction
+
+
+@dataclass(frozen=True, eq=False)
+class PoseModel:
+    """A network and how it wants its input.
+
+    Attributes:
+        network: in eval mode; ``HRNet`` for single frames, ``PoseWarper`` for all uses.
+        config: sizes that the network was built from; of an ``HRNet`` those of its backbone count.
+        skeleton: the J joints.
+        crop_wh: width and height of crops in pixels.
+        padding: growth of boxes before they are cropped.
+        sigma: of the targets, in heatmap pixels; also the width of the blur in "dark".
+        refinement: how maxima are decoded; see ``heatmaps.decode``.
+        origin: what it was trained on and how, as plain values; for people, not for programs.
+
+    Raises:
+        ValueError: the parts do not fit each other.
+    """
+
+    network: HRNet | PoseWarper
+    config: WarperConfig
+    skeleton: Skeleton = POSETRACK
+    crop_wh: tuple[int, int] = (288, 384)
+    padding: float = 1.25
+    sigma: float = 3.0
+    refinement: str = "quarter"
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.skeleton) != self.config.joints:
+            raise ValueError(
+                f"skeleton: expected {self.config.joints} joints, as the network has, "
+                f"got {len(self.skeleton)} ({self.skeleton.name!r})"
+            )
+        multiple = self.backbone.size_multiple
+        if any(size < multiple or size % multiple for size in self.crop_wh):
+            raise ValueError(f"crop_wh: expected multiples of {multiple}, got {self.crop_wh}")
+        if self.refinement not in REFINEMENTS:
+            raise ValueError(f"refinement: expected one of {REFINEMENTS}, got {self.refinement!r}")
+
+    @property
+    def backbone(self) -> HRNet:
+        """The single-frame network."""
+        return self.network.backbone if isinstance(self.network, PoseWarper) else self.network
+
+    @property
+    def warps(self) -> bool:
+        """Whether it has a warp head, without which there is single-frame prediction only."""
+        return isinstance(self.network, PoseWarper)
+
+    @property
+    def heatmap_hw(self) -> tuple[int, int]:
+        """Height and width of heatmaps."""
+        return self.crop_wh[1] // HEATMAP_STRIDE, self.crop_wh[0] // HEATMAP_STRIDE
+
+
+def save_model(model: PoseModel, path: str | Path) -> None:
+    """Write a model; the file appears whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    state = to_official(model.network.state_dict())
+    about = {
+        "format": FORMAT,
+        "warps": model.warps,
+        "config": asdict(model.config),
+        "skeleton": asdict(model.skeleton),
+        "crop_wh": model.crop_wh,
+        "padding": model.padding,
+        "sigma": model.sigma,
+        "refinement": model.refinement,
+        "origin": dict(model.origin),
+    }
+    content = {"model": {k: v.cpu().clone() for k, v in state.items()}, "posewarper": about}
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_model(
+    path: str | Path,
+    *,
+    skeleton: Skeleton | None = None,
+    crop_wh: tuple[int, int] | None = None,
+    dilations: tuple[int, ...] | None = None,
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+) -> PoseModel:
+    """A model for prediction, in eval mode.
+
+    Args:
+        path: a file of ``save_model``, a folder of training (its best model), or weights in any
+            layout that ``models.checkpoints`` lists.
+        skeleton, crop_wh, dilations: for weights alone: what they do not tell. By default
+            PoseTrack's joints, 288 x 384, and the released model's dilations.
+        device: where to.
+        backend: of the warp; see ``pwkernels.multi_dilation_deform_warp``.
+
+    Raises:
+        ValueError: not a model, one of a newer version, or one that contradicts an argument; names
+            the file.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / BEST).is_file():
+            raise FileNotFoundError(f"{path}: no model in this folder: there is no {BEST}")
+        path = path / BEST
+    content = read_content(path)
+    about = content.get("posewarper") if isinstance(content, Mapping) else None
+    if about is None:
+        crop_wh = crop_wh or (288, 384)
+        model = _from_weights(path, skeleton or POSETRACK, crop_wh, dilations, backend)
+    else:
+        model = _from_description(about, path, backend)
+        for name, given, own in (
+            ("skeleton", skeleton and skeleton.joints, model.skeleton.joints),
+            ("crop_wh", crop_wh and tuple(crop_wh), model.crop_wh),
+            ("dilations", dilations and tuple(dilations), model.config.dilations),
+        ):
+            if given and given != own:
+                raise ValueError(f"{name}: expected {own}, which {path} has, got {given}")
+        load_checkpoint(model.network, path)
+    model.network.eval().to(device)
+    return model
+
+
+def _from_description(about: Mapping[str, Any], path: Path, backend: str) -> PoseModel:
+    """The model that a file describes, with fresh weights."""
+    try:
+        if about["format"] > FORMAT:
+            raise ValueError(
+                f"{path}: written by a newer version of posewarper (format {about['format']}, "
+                f"this one reads up to {FORMAT})"
+            )
+        window = Window(**{key: tuple(v) for key, v in about["config"]["window"].items()})
+        config = WarperConfig(**{**_tuples(about["config"]), "window": window})
+        network = PoseWarper(config, backend=backend) if about["warps"] else config.hrnet()
+        return PoseModel(
+            network,
+            config,
+            Skeleton(**_tuples(about["skeleton"])),
+            tuple(about["crop_wh"]),
+            about["padding"],
+            about["sigma"],
+            about["refinement"],
+            about["origin"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: its description of the model is damaged ({error!r})") from error
+
+
+def _from_weights(
+    path: Path,
+    skeleton: Skeleton,
+    crop_wh: tuple[int, int],
+    dilations: tuple[int, ...] | None,
+    backend: str,
+) -> PoseModel:
+    """The model of a file that holds weights only."""
+    state = read_state(path)
+    has_head = any(key.startswith("offset_feats.") for key in state)
+    config = infer_config(state, path, dilations, head=has_head)
+    network = PoseWarper(config, backend=backend) if has_head else config.hrnet()
+    model = PoseModel(network, config, skeleton, crop_wh)
+    load_checkpoint(network, path)
+    return model
+
+
+def as_warper(model: PoseModel, config: WarperConfig, backend: str = "auto") -> PoseModel:
+    """The model with a new warp head beside its backbone: the start of the second stage.
+
+    Args:
+        model: a single-frame model, or one whose head is to be forgotten.
+        config: of whose values the head's are taken: head_width, head_blocks, dilations, window.
+        backend: of the warp.
+    """
+    head = {
+        name: getattr(config, name) for name in ("head_width", "head_blocks", "dilations", "window")
+    }
+    merged = replace(model.config, **head)
+    network = PoseWarper(merged, backend=backend)
+    network.backbone.load_state_dict(model.backbone.state_dict())
+    return replace(model, network=network, config=merged)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists at any depth as tuples."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(item) for item in value)
+    return value
