@@ -84,6 +84,7 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         delta_range: the largest distance drawn.
         augmentation: None for none.
         padding: growth of boxes.
+        rounded: centre targets on the nearest heatmap pixel, as in 2019; see ``heatmaps.encode``.
         normalised: float crops, ready for the model. Bytes move four times less data; then the
             device normalises (``crops.normalise``).
         seed: not negative.
@@ -105,6 +106,7 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         delta_range: int = 2,
         augmentation: Augmentation | None = None,
         padding: float = 1.25,
+        rounded: bool = True,
         normalised: bool = False,
         seed: int = 0,
     ):
@@ -120,6 +122,7 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
             )
         self.dataset, self.source, self.stage = dataset, source, stage
         self.crop_wh, self.heatmap_stride, self.sigma = crop_wh, heatmap_stride, sigma
+        self.rounded = rounded
         self.delta, self.delta_range = delta, delta_range
         self.augmentation, self.normalised, self.seed = augmentation, normalised, seed
         self.center, self.scale = box_to_center_scale(boxes, crop_wh, padding)
@@ -133,9 +136,13 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any] | None:
+        return self.sample(index, int(self._epoch))
+
+    def sample(self, index: int, epoch: int) -> dict[str, Any] | None:
+        """A sample with the random draws of any epoch, whatever ``set_epoch`` said."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        random = np.random.default_rng((self.seed, int(self._epoch), index))
+        random = np.random.default_rng((self.seed, epoch, index))
         row = int(self.rows[index])
         people, frames = self.dataset.people, self.dataset.frames
         frame = int(people.frame[row])
@@ -166,7 +173,12 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
             self.crop_wh[0] // self.heatmap_stride,
         )
         target, weight = encode(
-            joints, visible.astype(np.float32), heatmap_hw, self.sigma, self.heatmap_stride
+            joints,
+            visible.astype(np.float32),
+            heatmap_hw,
+            self.sigma,
+            self.heatmap_stride,
+            self.rounded,
         )
         return {
             "crops": _as_tensor(crops, self.normalised),

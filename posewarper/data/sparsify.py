@@ -65,6 +65,38 @@ def frames_per_video(
     return dataset.with_labels_of(_joined(kept))
 
 
+def longest_runs(dataset: PoseDataset) -> PoseDataset:
+    """Keep the labels of the longest run of consecutive labelled frames of each video, the first
+    one of runs as long: the densely labelled part, on which the 2019 system judges propagation.
+    """
+    return dataset.with_labels_of(_joined(_longest_runs(dataset)))
+
+
+def posetrack_protocol(dataset: PoseDataset, step: int = 7) -> PoseDataset:
+    """Keep the labels from which the 2019 system propagates on PoseTrack's validation set.
+
+    Of the longest run of consecutive labelled frames: number ``step // 2`` from 0 (3 for a step of
+    7), then every ``step``-th; and the last one, if it lies more than ``step // 2`` frames behind
+    the last of these. Of a run too short for any, with which the 2019 system stopped, the middle
+    one. What comes of it is to be compared with ``longest_runs``.
+
+    Raises:
+        ValueError: ``step`` below 1.
+    """
+    if step < 1:
+        raise ValueError(f"expected step >= 1, got {step}")
+    reach = step // 2
+    kept = []
+    for rows in _longest_runs(dataset):
+        places = np.arange(reach, len(rows), step)
+        if len(places) and len(rows) - 1 - places[-1] > reach:
+            places = np.append(places, len(rows) - 1)
+        if len(rows) and not len(places):
+            places = np.array([len(rows) // 2])
+        kept.append(rows[places])
+    return dataset.with_labels_of(_joined(kept))
+
+
 def choose_videos(dataset: PoseDataset, count: int, seed: int = 0) -> PoseDataset:
     """Keep ``count`` of the videos in which somebody is labelled; the others go altogether.
 
@@ -142,6 +174,15 @@ def _labelled_rows(dataset: PoseDataset, people: bool = False) -> list[Ints]:
     rows = rows[np.lexsort((frames.number[rows], frames.video[rows]))]
     counts = np.bincount(frames.video[rows], minlength=len(dataset.videos))
     return np.split(rows, np.cumsum(counts)[:-1]) if len(dataset.videos) else []
+
+
+def _longest_runs(dataset: PoseDataset) -> list[Ints]:
+    """Rows of the longest run of consecutive labelled frames of each video."""
+    runs = []
+    for rows in _labelled_rows(dataset):
+        gaps = np.flatnonzero(np.diff(dataset.frames.number[rows]) > 1) + 1
+        runs.append(max(np.split(rows, gaps), key=len))
+    return runs
 
 
 def _joined(rows: list[Ints]) -> Ints:

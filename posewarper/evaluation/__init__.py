@@ -1,6 +1,6 @@
 """Numbers for predictions: PoseTrack AP and MOTA, OKS AP, PCK; prediction files; result files."""
 
-from posewarper.evaluation.datasets import compare_datasets
+from posewarper.evaluation.datasets import aligned_keypoints, compare_datasets
 from posewarper.evaluation.oks import OksResult, evaluate_oks
 from posewarper.evaluation.pck import (
     PckResult,
@@ -13,6 +13,7 @@ from posewarper.evaluation.pck import (
 from posewarper.evaluation.posetrack_ap import PoseTrackResult, evaluate_posetrack, evaluate_videos
 from posewarper.evaluation.posetrack_files import VideoPoses, read_video
 from posewarper.evaluation.posetrack_mot import TrackingResult
+from posewarper.evaluation.prediction_datasets import official_names, write_predictions
 from posewarper.evaluation.prediction_files import write_coco_results, write_posetrack
 from posewarper.evaluation.results import Table, to_json, write_csv, write_json
 
@@ -23,6 +24,7 @@ __all__ = [
     "Table",
     "TrackingResult",
     "VideoPoses",
+    "aligned_keypoints",
     "box_lengths",
     "compare_datasets",
     "evaluate_oks",
@@ -30,6 +32,7 @@ __all__ = [
     "evaluate_posetrack",
     "evaluate_videos",
     "head_lengths",
+    "official_names",
     "point_extents",
     "read_video",
     "to_json",
@@ -38,4 +41,5 @@ __all__ = [
     "write_csv",
     "write_json",
     "write_posetrack",
+    "write_predictions",
 ]

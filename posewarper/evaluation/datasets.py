@@ -43,6 +43,30 @@ def _people_by_key(dataset: PoseDataset) -> dict[_Key, int]:
     return rows
 
 
+def aligned_keypoints(truth: PoseDataset, predicted: PoseDataset) -> NDArray[np.float64]:
+    """Where the joints of the truth's people were predicted, [P, J, 2] in pixels; NaN: nowhere.
+
+    People are paired by video, frame number and track id. Predicted people whom the truth lacks
+    count nowhere.
+
+    Raises:
+        ValueError: other joints, or track ids that are missing or not unique.
+    """
+    if truth.skeleton.joints != predicted.skeleton.joints:
+        raise ValueError(
+            f"{predicted.source}: expected the joints of {truth.source}, "
+            f"{list(truth.skeleton.joints)}, got {list(predicted.skeleton.joints)}"
+        )
+    places = _people_by_key(predicted)
+    found = np.full(truth.people.keypoints[:, :, :2].shape, np.nan)
+    for key, row in _people_by_key(truth).items():
+        place = places.get(key)
+        if place is not None:
+            keypoints = predicted.people.keypoints[place]
+            found[row] = np.where(keypoints[:, 2:] > 0, keypoints[:, :2], np.nan)
+    return found
+
+
 def compare_datasets(
     truth: PoseDataset,
     predicted: PoseDataset,
@@ -61,19 +85,8 @@ def compare_datasets(
     Raises:
         ValueError: other joints, or track ids that are missing or not unique.
     """
-    if truth.skeleton.joints != predicted.skeleton.joints:
-        raise ValueError(
-            f"{predicted.source}: expected the joints of {truth.source}, "
-            f"{list(truth.skeleton.joints)}, got {list(predicted.skeleton.joints)}"
-        )
-    places = _people_by_key(predicted)
+    guess = aligned_keypoints(truth, predicted)
     points = truth.people.keypoints  # [P, J, 3]
-    guess = np.full(points[:, :, :2].shape, np.nan)
-    for key, row in _people_by_key(truth).items():
-        found = places.get(key)
-        if found is not None:
-            keypoints = predicted.people.keypoints[found]
-            guess[row] = np.where(keypoints[:, 2:] > 0, keypoints[:, :2], np.nan)
     labelled = points[:, :, 2] > 0
     size: NDArray[np.float64]
     if lengths == "head":

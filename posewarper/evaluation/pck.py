@@ -21,13 +21,14 @@ def head_lengths(head_boxes: ArrayLike) -> NDArray[np.float64]:
     """Head sizes as MPII and PoseTrack have them: 0.6 times the diagonal of the head box.
 
     Args:
-        head_boxes: [N, 4] as x, y, width, height in pixels.
+        head_boxes: [N, 4] as x1, y1, x2, y2 in pixels, like ``People.head_box``; NaN where there
+            is none.
 
     Returns:
-        [N] in pixels.
+        [N] in pixels; NaN where there is no head box.
     """
-    boxes = _boxes(head_boxes)
-    return 0.6 * np.hypot(boxes[:, 2], boxes[:, 3])
+    corners = _boxes(head_boxes)
+    return 0.6 * np.hypot(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
 
 
 def box_lengths(boxes: ArrayLike) -> NDArray[np.float64]:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from posewarper.data.crops import crop_matrices, invert_matrices, normalise, transform_points
 from posewarper.data.tables import Floats
-from posewarper.heatmaps import decode, merge_flipped
-from posewarper.models import HEATMAP_STRIDE, PoseModel, PoseWarper, Window
+from posewarper.heatmaps import REFINEMENTS, decode, merge_flipped
+from posewarper.models import HEATMAP_STRIDE, PoseModel, PoseWarper, Window, channels_last
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: dict[str, torch.dtype] = {
@@ -38,6 +38,11 @@ def choose_device(name: str = "auto") -> torch.device:
         raise ValueError(f"device: expected 'auto', 'cpu', 'cuda', .., got {name!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: 'cuda' was asked for, but PyTorch finds no GPU here")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"device: {name!r} cannot be used here ({reason})") from None
     return device
 
 
@@ -72,14 +77,16 @@ class PosePredictor:
             raise ValueError(f"precision: expected one of {list(PRECISIONS)}, got {precision!r}")
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        if refinement is not None and refinement not in REFINEMENTS:
+            raise ValueError(f"refinement: expected one of {REFINEMENTS}, got {refinement!r}")
         self.model = model
         self.device = choose_device(device)
         self.precision: Precision = precision
         self.flip_test, self.shift_flipped = flip_test, shift_flipped
         self.refinement = model.refinement if refinement is None else refinement
         self.batch_size = batch_size
-        network = model.network.eval().to(self.device)
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = model.network.eval().to(self.device)
+        channels_last(self.network)
 
     @property
     def warper(self) -> PoseWarper:

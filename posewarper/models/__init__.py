@@ -6,7 +6,7 @@ from posewarper.models.checkpoints import (
     load_posewarper,
     save_checkpoint,
 )
-from posewarper.models.hrnet import HEATMAP_STRIDE, HRNET_SIZES, HRNet
+from posewarper.models.hrnet import HEATMAP_STRIDE, HRNET_SIZES, HRNet, channels_last
 from posewarper.models.pose_model import PoseModel, load_model, save_model
 from posewarper.models.warper import WINDOWS, PoseWarper, WarperConfig, Window
 
@@ -19,6 +19,7 @@ __all__ = [
     "PoseWarper",
     "WarperConfig",
     "Window",
+    "channels_last",
     "load_checkpoint",
     "load_hrnet",
     "load_model",

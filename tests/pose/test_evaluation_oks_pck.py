@@ -210,7 +210,7 @@ def test_pck_of_people_without_a_length() -> None:
 
 
 def test_lengths() -> None:
-    assert head_lengths([(5, 5, 30, 40)]).tolist() == [30]
+    assert head_lengths([(5, 5, 35, 45)]).tolist() == [30]
     assert box_lengths([(5, 5, 30, 40), (0, 0, 9, 2)]).tolist() == [40, 9]
     points = np.full((2, 17, 2), np.nan)
     points[0, COCO.index("left_shoulder")] = 0, 0

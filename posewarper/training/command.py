@@ -1,0 +1,175 @@
+"""``posewarper train``."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posewarper.data.crops import Augmentation
+from posewarper.models.pose_model import BEST
+from posewarper.training.config import (
+    DataConfig,
+    InitPart,
+    LoopConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    Stage,
+    differences,
+)
+from posewarper.training.loading import training_batches, validation_batches
+from posewarper.training.loop import Training, log
+from posewarper.training.processes import Processes, join
+from posewarper.training.run_folder import FINAL, RunFolder, read_state_file
+from posewarper.training.starting import start
+
+_MODEL, _AUGMENTATION, _LOSS = ModelConfig(), Augmentation(), LossConfig()
+_OPTIMIZER, _SCHEDULE, _LOOP = OptimizerConfig(), ScheduleConfig(), LoopConfig()
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: of the run; ``load_model`` and ``init`` take it.
+        best: model with the best validation score; without validation the last one.
+        final: model after the last epoch.
+        epochs: how many were trained.
+        pck: validation score of ``best``; None without validation.
+        history: the rows of ``log.csv``.
+    """
+
+    folder: Path
+    best: Path
+    final: Path
+    epochs: int
+    pck: float | None
+    history: tuple[dict[str, Any], ...]
+
+
+def train(
+    data: DataConfig,
+    out: Path | None = None,
+    stage: Stage = "pose",
+    init: Path | None = None,
+    init_part: InitPart = "all",
+    model: ModelConfig = _MODEL,
+    augmentation: Augmentation = _AUGMENTATION,
+    loss: LossConfig = _LOSS,
+    optimizer: OptimizerConfig = _OPTIMIZER,
+    schedule: ScheduleConfig = _SCHEDULE,
+    loop: LoopConfig = _LOOP,
+    restart: bool = False,
+    progress: bool = True,
+) -> TrainingResult:
+    """Train a model on sparse labels; the same command goes on after an interrupt.
+
+    Args:
+        data: annotations and frames.
+        out: folder of the run; by default runs/pose or runs/warp.
+        stage: pose: the single-frame model; warp: the warp head on top of it, from pairs of frames.
+        init: model to start from: a model file, a folder of training, or published weights.
+            Stage warp needs one.
+        init_part: all weights, or features: all but the last layer, for other joints (stage pose).
+        model: sizes of the network.
+        augmentation: how training crops vary.
+        loss: what is minimised.
+        optimizer: how parameters move.
+        schedule: the learning rate over time.
+        loop: how long, how much at a time, on what.
+        restart: start over in a folder that holds a run.
+        progress: show a bar where there is a terminal.
+
+    Returns:
+        Where the models are and how well they did.
+
+    Raises:
+        ValueError: options or files that do not fit each other, a frame that cannot be read, a
+            loss that is not finite.
+        OSError: a file cannot be read or written.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is written.
+    """
+    config = RunConfig(
+        data, Path("runs") / stage if out is None else out, stage, init, init_part, model,
+        augmentation, loss, optimizer, schedule, loop,
+    )  # fmt: skip
+    with join(loop.device) as processes:
+        return _train(config, processes, restart, progress)
+
+
+def _train(
+    config: RunConfig, processes: Processes, restart: bool, progress: bool
+) -> TrainingResult:
+    loop = config.loop
+    if loop.precision == "fp16" and processes.device.type != "cuda":
+        raise ValueError("loop.precision: fp16 needs a GPU; bf16 works on the CPU")
+    if processes.device.type == "cuda":
+        torch.backends.cudnn.deterministic = loop.deterministic
+        torch.backends.cudnn.benchmark = not loop.deterministic
+    state = None if restart else read_state_file(config.out)
+    if state is not None:
+        done = state["position"]["epoch"]
+        changed = differences(state["config"], config.plain(), done)
+        if changed:
+            raise ValueError(
+                f"{config.out}: holds a run with another configuration ({'; '.join(changed)}); "
+                "choose another folder, or --restart true to start over"
+            )
+    start_model, train_set, val_set = start(config)
+    crops = {
+        "crop_wh": start_model.crop_wh,
+        "padding": start_model.padding,
+        "sigma": start_model.sigma,
+    }
+    train_batches = training_batches(config, train_set, processes, crops)
+    val_batches = None
+    if val_set is not None:
+        val_batches = validation_batches(config, val_set, processes, crops)
+    processes.wait()  # everybody has read the state before the first one writes
+    folder = RunFolder(config.out) if processes.is_first else None
+    training = Training(
+        config, start_model, train_batches, val_batches, processes, folder, progress
+    )
+    if state is not None:
+        training.resume(state)
+    if folder is not None:
+        if restart:
+            folder.clear()
+        folder.write_setting(config.plain(), processes.device)
+        _announce(training, resumed=state is not None)
+    if training.position.epoch < loop.epochs:
+        training.run()
+    elif folder is not None and not (config.out / FINAL).exists():
+        shutil.copyfile(config.out / BEST, config.out / FINAL)
+    return TrainingResult(
+        config.out,
+        config.out / BEST,
+        config.out / FINAL,
+        training.position.epoch,
+        None if training.best is None else training.best[0],
+        tuple(training.history),
+    )
+
+
+def _announce(training: Training, resumed: bool) -> None:
+    config, position = training.config, training.position
+    parameters = sum(p.numel() for p in training.network.parameters() if p.requires_grad)
+    log.info(
+        "stage %s, %s: %d samples, %.2f M parameters to train, %s, %d x %d samples per step",
+        config.stage,
+        f"going on after step {position.step} of epoch {position.epoch + 1}"
+        if resumed
+        else f"from {config.init or 'random weights'}",
+        len(training.train_set.samples),
+        parameters / 1e6,
+        training.processes.device,
+        training.processes.count * config.loop.accumulate,
+        config.loop.batch_size,
+    )

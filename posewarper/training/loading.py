@@ -1,0 +1,246 @@
+"""Batches for training and validation: order, shares of processes, workers, cache of frames.
+
+The order of samples and their random draws follow from the seed alone. Neither the number of
+processes nor that of workers changes them, and any batch of any epoch can be the first.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from posewarper.data.dataset import PoseSamples
+from posewarper.data.tables import Ints, PoseDataset
+from posewarper.data.video import FrameSource, fill_sizes
+from posewarper.training.config import RunConfig
+from posewarper.training.processes import Processes
+
+_FRAME_BYTES = 1280 * 720 * 3  # of frames whose size no file tells
+_LEAST_FRAMES = 16
+_MOST_WORKERS = 16
+
+
+class Batch(NamedTuple):
+    """B samples that could be read.
+
+    Attributes:
+        crops: ``[B, F, 3, H, W]`` uint8, the key frame first.
+        target: ``[B, J, h, w]`` float32.
+        weight: ``[B, J]`` float32.
+        joints: ``[B, J, 2]`` float32, crop pixels.
+        left_out: samples that could not be read.
+        problems: messages about frames that nobody has heard of yet.
+    """
+
+    crops: Tensor
+    target: Tensor
+    weight: Tensor
+    joints: Tensor
+    left_out: int
+    problems: list[str]
+
+
+class SampleBatches(Dataset[Batch]):
+    """Batches by lists of (pass, sample): the pass decides the random draws."""
+
+    def __init__(self, samples: PoseSamples):
+        self.samples = samples
+        self._told = 0
+
+    def __getitem__(self, pick: tuple[int, int]) -> Batch:
+        return self.__getitems__([pick])
+
+    def __getitems__(self, picks: list[tuple[int, int]]) -> Batch:
+        samples = self.samples
+        read = [samples.sample(index, epoch) for epoch, index in picks]
+        present = [sample for sample in read if sample is not None]
+        width, height = samples.crop_wh
+        stride, joints = samples.heatmap_stride, len(samples.dataset.skeleton)
+        shapes = {
+            "crops": (1 if samples.stage == "pose" else 2, 3, height, width),
+            "target": (joints, height // stride, width // stride),
+            "weight": (joints,),
+            "joints": (joints, 2),
+        }
+        tensors = {
+            name: torch.stack([sample[name] for sample in present])
+            if present
+            else torch.zeros((0, *shape), dtype=torch.uint8 if name == "crops" else torch.float32)
+            for name, shape in shapes.items()
+        }
+        messages = list(samples.source.problems.values())
+        new, self._told = messages[self._told :], len(messages)
+        return Batch(**tensors, left_out=len(read) - len(present), problems=new)
+
+
+class Order(Sampler[list[tuple[int, int]]]):
+    """Which samples make up the batches of an epoch, and this process's share of each.
+
+    Epochs follow each other in an endless sequence of passes over all samples, each shuffled in
+    its own way.
+
+    Args:
+        count: samples.
+        batch_size: of each process.
+        processes: of which this one takes a share of every batch.
+        shuffle_seed: None: the samples as they come, one pass, the same in each epoch.
+        per_epoch: samples of an epoch; by default ``count``.
+
+    Attributes:
+        epoch: whose batches come next.
+        first: how many of them to leave out.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        processes: Processes,
+        shuffle_seed: int | None = None,
+        per_epoch: int | None = None,
+    ):
+        self.count, self.batch_size, self.processes = count, batch_size, processes
+        self.shuffle_seed, self.per_epoch = shuffle_seed, per_epoch or count
+        self.epoch = self.first = 0
+
+    def __len__(self) -> int:
+        """Batches of an epoch, whether or not some are left out."""
+        return -(-self.per_epoch // (self.batch_size * self.processes.count))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        picks = self.picks(self.epoch)
+        rank, count = self.processes.rank, self.processes.count
+        size = self.batch_size * count
+        for start in range(self.first * size, len(picks), size):
+            batch = picks[start : start + size]
+            # In the last batch nobody has more than one sample more than the others.
+            share = batch[len(batch) * rank // count : len(batch) * (rank + 1) // count]
+            yield [(int(epoch), int(index)) for epoch, index in share]
+
+    def picks(self, epoch: int) -> Ints:
+        """(pass, sample) [per_epoch, 2] of an epoch, for all processes."""
+        if self.shuffle_seed is None:
+            return np.stack([np.zeros(self.count, np.int64), np.arange(self.count)], 1)
+        start, end = epoch * self.per_epoch, (epoch + 1) * self.per_epoch
+        parts = []
+        for number in range(start // self.count, (end - 1) // self.count + 1):
+            order = np.random.default_rng((self.shuffle_seed, number)).permutation(self.count)
+            part = order[max(start - number * self.count, 0) : end - number * self.count]
+            parts.append(np.stack([np.full(len(part), number), part], 1))
+        return np.concatenate(parts)
+
+
+class Batches:
+    """The batches of one data set, from worker processes that live on between epochs.
+
+    Args:
+        samples: which.
+        order: of them.
+        workers: processes.
+        device: batches are pinned for a GPU.
+    """
+
+    def __init__(self, samples: PoseSamples, order: Order, workers: int, device: torch.device):
+        self.samples, self.order = samples, order
+        self._loader = DataLoader(
+            SampleBatches(samples),
+            batch_sampler=order,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_start_worker,
+        )
+
+    def of_epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from ``first`` on."""
+        self.order.epoch, self.order.first = epoch, first
+        return iter(self._loader)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+def training_batches(
+    config: RunConfig,
+    dataset: PoseDataset,
+    processes: Processes,
+    crops: dict[str, Any],
+) -> Batches:
+    """Shuffled and augmented; ``crops`` has crop_wh, padding and sigma."""
+    loop, data = config.loop, config.data
+    workers = _workers(data.workers, processes)
+    source = _source(config, dataset, config.data.images, workers)
+    samples = PoseSamples(
+        _with_sizes(dataset, source), source, stage=config.stage, delta=data.delta,
+        delta_range=data.delta_range, augmentation=config.augmentation, rounded=data.rounded,
+        seed=loop.seed, **crops,
+    )  # fmt: skip
+    order = Order(len(samples), loop.batch_size, processes, loop.seed, loop.samples_per_epoch)
+    return Batches(samples, order, workers, processes.device)
+
+
+def validation_batches(
+    config: RunConfig,
+    dataset: PoseDataset,
+    processes: Processes,
+    crops: dict[str, Any],
+) -> Batches:
+    """As they come, without augmentation, with the same support frames in every epoch."""
+    data = config.data
+    workers = _workers(data.workers, processes)
+    source = _source(config, dataset, data.val_images or data.images, workers)
+    samples = PoseSamples(
+        _with_sizes(dataset, source), source, stage=config.stage, delta=data.delta,
+        delta_range=data.delta_range, rounded=data.rounded, seed=config.loop.seed, **crops,
+    )  # fmt: skip
+    order = Order(len(samples), config.loop.batch_size, processes)
+    return Batches(samples, order, workers, processes.device)
+
+
+def _source(config: RunConfig, dataset: PoseDataset, root: Any, workers: int) -> FrameSource:
+    sizes = dataset.frames.size_wh.prod(1)
+    known = sizes[sizes > 0]
+    frame_bytes = 3 * float(known.mean()) if len(known) else _FRAME_BYTES
+    sources = max(workers, 1) * (1 if config.data.val is None else 2)
+    frames = int(config.data.cache_mb * 2**20 / sources / frame_bytes)
+    source = FrameSource(
+        root, config.data.missing, dataset=dataset, cached_frames=max(frames, _LEAST_FRAMES)
+    )
+    source.prepare(dataset.videos[i] for i in np.unique(dataset.frames.video).tolist())
+    return source
+
+
+def _with_sizes(dataset: PoseDataset, source: FrameSource) -> PoseDataset:
+    """Boxes are clipped to the image, so its size has to be known."""
+    return fill_sizes(dataset, source) if (dataset.frames.size_wh <= 0).any() else dataset
+
+
+def _workers(wanted: int | None, processes: Processes) -> int:
+    """On a GPU the processors have nothing else to do; on a CPU the network needs them."""
+    if wanted is not None:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    share = (cores or 1) // processes.local_count
+    if processes.device.type == "cpu":
+        return min(share // 4, _MOST_WORKERS)
+    return max(1, min(share, _MOST_WORKERS))
+
+
+def _as_it_is(batch: Any) -> Batch:
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # one thread for each worker
+    # Ctrl-C reaches all processes of a terminal. The training process ends the step and then
+    # its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,491 @@
+"""The loop: steps, epochs, validation, and all that has to survive an interrupt."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from posewarper.data.crops import normalise
+from posewarper.models import HEATMAP_STRIDE, HRNet, PoseModel, PoseWarper, channels_last
+from posewarper.models.pose_model import BEST
+from posewarper.training.config import RunConfig
+from posewarper.training.interrupts import Interrupts
+from posewarper.training.loading import Batch, Batches
+from posewarper.training.losses import HeatmapLoss, joints_found, mean_or_nan
+from posewarper.training.optimization import learning_rate, make_optimizer, moving_average
+from posewarper.training.processes import Processes, share_batch_norm
+from posewarper.training.run_folder import FINAL, RunFolder
+
+log = logging.getLogger("posewarper.training")
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LOOK_EVERY = 20  # steps between looks at results, each of which waits for the GPU
+_TOLD = 5  # messages about frames per epoch
+
+
+class CropsToMaps(nn.Module):
+    """From the crops of a batch to what the loss compares: logits, or warped heatmaps."""
+
+    def __init__(self, network: HRNet | PoseWarper):
+        super().__init__()
+        self.network = network
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Normalised ``[B, F, 3, H, W] -> [B, J, h, w]``."""
+        if isinstance(self.network, PoseWarper):
+            return self.network(crops[:, 0], crops[:, 1])
+        images = crops[:, 0].contiguous(memory_format=torch.channels_last)
+        return self.network.logits(images)
+
+
+@dataclass
+class Sums:
+    """What an epoch has added up so far, in this process."""
+
+    loss: float = 0.0
+    denominator: float = 0.0
+    found: float = 0.0
+    labelled: float = 0.0
+    samples: float = 0.0
+    left_out: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def mean_loss(self) -> float:
+        return mean_or_nan(self.loss, self.denominator)
+
+    @property
+    def pck(self) -> float:
+        return mean_or_nan(self.found, self.labelled)
+
+    def of_all(self, processes: Processes) -> Sums:
+        """Over all processes; seconds are those of the first."""
+        numbers = list(vars(self).values())
+        numbers[-1] = numbers[-1] if processes.is_first else 0.0
+        return Sums(*processes.sums(numbers))
+
+
+@dataclass
+class Position:
+    """Where a run is: steps of this epoch that are done; epochs count from 0."""
+
+    epoch: int = 0
+    step: int = 0
+
+
+class Training:
+    """One run: the state that an interrupt must not lose, and the loop over it.
+
+    Args:
+        config: the run.
+        model: where it starts; its network is trained in place.
+        train: batches to learn from.
+        val: batches to validate on, if there are any.
+        processes: this one among all.
+        folder: where to write; None in all processes but the first.
+        progress: show a bar where there is a terminal.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: PoseModel,
+        train: Batches,
+        val: Batches | None,
+        processes: Processes,
+        folder: RunFolder | None,
+        progress: bool = True,
+    ):
+        self.config, self.model, self.train_set, self.val_set = config, model, train, val
+        self.processes, self.folder, self.progress = processes, folder, progress
+        self.loss = HeatmapLoss(config.loss, model.skeleton)
+        self.steps_per_epoch = -(-len(train) // config.loop.accumulate)
+        self.position, self.sums = Position(), Sums()
+        self.history: list[dict[str, Any]] = []
+        self.best: tuple[float, float] | None = None  # PCK, -loss
+        self._pending: list[tuple[Tensor, float, int]] = []
+        self._problems: list[str] = []
+        self._build()
+
+    def _build(self) -> None:
+        config, device = self.config, self.processes.device
+        network = self.model.network
+        if isinstance(network, PoseWarper):
+            network.backbone_batch_stats = config.model.backbone_batch_stats
+            network.freeze_backbone(config.model.freeze_backbone)
+        self.shared_norm = self.processes.count > 1 and config.loop.sync_batch_norm
+        if self.shared_norm:
+            share_batch_norm(network, device)
+        network.to(device)
+        if config.loop.channels_last:
+            channels_last(network)
+        network.train()
+        self.network = network
+        self.optimizer = make_optimizer(config.optimizer, network)
+        self.scaler = torch.amp.GradScaler(
+            device.type, enabled=config.loop.precision == "fp16" and device.type == "cuda"
+        )
+        ema = config.optimizer.ema
+        self.average = None if ema is None else moving_average(network, ema)
+        self.maps: nn.Module = CropsToMaps(network)
+        if config.loop.compile:
+            self.maps = torch.compile(self.maps)  # type: ignore[assignment]
+        if self.processes.count > 1:
+            ids = [device.index] if device.type == "cuda" else None
+            self.maps = DistributedDataParallel(
+                self.maps, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+
+    # The loop.
+
+    def run(self) -> None:
+        """From the present position to the end.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C or SIGTERM; the step was finished and ``last.pt`` written.
+            ValueError: a frame cannot be read, or the loss is not finite.
+        """
+        epochs = self.config.loop.epochs
+        total = epochs * self.steps_per_epoch
+        done = self.position.epoch * self.steps_per_epoch + self.position.step
+        hidden = None if self.progress and self.processes.is_first else True
+        try:
+            with (
+                Interrupts() as interrupts,
+                tqdm(total=total, initial=done, unit="step", disable=hidden) as bar,
+            ):
+                while self.position.epoch < epochs:
+                    self._epoch(interrupts, bar)
+        finally:
+            if self.folder is not None:
+                self.folder.close()
+
+    def _epoch(self, interrupts: Interrupts, bar: tqdm[Any]) -> None:
+        epoch, started = self.position.epoch, time.perf_counter()
+        before = self.sums.seconds
+        self.network.train()
+        accumulate = self.config.loop.accumulate
+        batches = self.train_set.of_epoch(epoch, self.position.step * accumulate)
+        while self.position.step < self.steps_per_epoch:
+            agreed = self._step(list(islice(batches, accumulate)), interrupts.asked)
+            # Alone, at once; several processes have to stop after the same step.
+            stop = agreed if self.processes.count > 1 else interrupts.asked
+            self.position.step += 1
+            self.sums.seconds = before + time.perf_counter() - started
+            bar.update()
+            if stop or self.position.step % _LOOK_EVERY == 0:
+                self._look(bar)
+            if stop:
+                self._stop_here(bar)
+        self._look(bar)
+        self.processes.copy_buffers(self.network)
+        sums = self.sums.of_all(self.processes)
+        self._report_problems(sums)
+        last = epoch + 1 == self.config.loop.epochs
+        val: Sums | None = None
+        if self.val_set is not None and (
+            last or (epoch + 1) % self.config.loop.validate_every == 0
+        ):
+            val = self._validate(self.val_set)
+            sums.seconds = before + time.perf_counter() - started
+        rate = self._rate(self.position.step - 1)
+        self._finish_epoch(sums, val, rate, bar)
+
+    def _step(self, batches: list[Batch], asked: bool) -> bool:
+        """One step of the optimiser; whether any process was asked to stop before it."""
+        device, many = self.processes.device, self.processes.count
+        own = [self.loss.denominator(batch.weight) for batch in batches]
+        denominator, stopping = self.processes.sums([sum(own), float(asked)])
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, (batch, share) in enumerate(zip(batches, own, strict=True), 1):
+            self._problems += batch.problems
+            self.sums.left_out += batch.left_out
+            if denominator == 0:  # nothing to learn from, in any process
+                continue
+            batch = _to_device(batch, device)
+            with self._gradients_shared(number == len(batches)):
+                output = self._output(batch)
+                loss = self.loss(output, batch.target, batch.weight)
+                # DistributedDataParallel takes the mean over processes; the sum is wanted.
+                self.scaler.scale(loss * (many / denominator)).backward()
+            self._note(loss, output, batch, share)
+        if denominator > 0:
+            self._move(self._rate(self.position.step))
+        return stopping > 0
+
+    def _output(self, batch: Batch) -> Tensor:
+        """Of the network in training; a process without samples takes part with none."""
+        empty = len(batch.crops) == 0 and not self.shared_norm
+        if empty:  # statistics of nothing would be NaN
+            self.network.eval()
+        with self._autocast():
+            output = self.maps(normalise(batch.crops))
+        if empty:
+            self.network.train()
+        return output if self.loss.kind == "cross_entropy" else self._heatmaps(output)
+
+    def _heatmaps(self, output: Tensor) -> Tensor:
+        """Of what the network gave: warped maps are heatmaps already."""
+        warped = isinstance(self.network, PoseWarper)
+        return output.float() if warped else self.model.backbone.heatmaps_of(output.float())
+
+    def _move(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if self.config.optimizer.max_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimizer.max_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step of this epoch."""
+        config, per_epoch = self.config, self.steps_per_epoch
+        step = self.position.epoch * per_epoch + step
+        return learning_rate(
+            config.schedule, config.optimizer.lr, step, per_epoch, config.loop.epochs
+        )
+
+    def _gradients_shared(self, last: bool) -> AbstractContextManager[object]:
+        """Processes exchange gradients after the last of the accumulated batches only."""
+        if isinstance(self.maps, DistributedDataParallel) and not last:
+            return self.maps.no_sync()
+        return contextlib.nullcontext()
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        dtype = _DTYPES[self.config.loop.precision]
+        return torch.autocast(self.processes.device.type, dtype, enabled=dtype != torch.float32)
+
+    # Numbers.
+
+    def _note(self, loss: Tensor, output: Tensor, batch: Batch, denominator: float) -> None:
+        """Remember the results of a batch; nobody waits for them here."""
+        heatmaps = output.detach()
+        if self.loss.kind == "cross_entropy":
+            heatmaps = self._heatmaps(heatmaps)
+        found, labelled = self._found(heatmaps, batch)
+        numbers = torch.stack([loss.detach(), found, labelled])
+        self._pending.append((numbers, denominator, len(batch.crops)))
+
+    def _found(self, heatmaps: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        size = max(self.model.crop_wh) / self.model.padding
+        return joints_found(heatmaps, batch.joints, batch.weight, HEATMAP_STRIDE, size)
+
+    def _add_up(self) -> None:
+        """Sums over what is pending, one by one, so that an interrupt changes no digit."""
+        if not self._pending:
+            return
+        numbers = torch.stack([p[0] for p in self._pending]).tolist()
+        for (loss, found, labelled), (_, denominator, samples) in zip(
+            numbers, self._pending, strict=True
+        ):
+            self.sums.loss += loss
+            self.sums.found += found
+            self.sums.labelled += labelled
+            self.sums.denominator += denominator
+            self.sums.samples += samples
+        self._pending.clear()
+
+    def _look(self, bar: tqdm[Any]) -> None:
+        self._add_up()
+        sums, position = self.sums, self.position
+        if not math.isfinite(sums.loss):
+            raise ValueError(
+                f"the loss is not finite in epoch {position.epoch + 1}, step {position.step}: "
+                "lower optimizer.lr, set optimizer.max_norm, or use another loop.precision; "
+                "last.pt is from before"
+            )
+        speed = self.processes.count * sums.samples / max(sums.seconds, 1e-9)
+        bar.set_postfix_str(
+            f"epoch {position.epoch + 1}/{self.config.loop.epochs}, loss {sums.mean_loss:.3g}, "
+            f"PCK {sums.pck:.3f}, {speed:.0f} samples/s, lr {self._rate(position.step - 1):.2g}"
+        )
+
+    @torch.no_grad()
+    def _validate(self, batches: Batches) -> Sums:
+        network = self._shown()
+        network.eval()
+        maps = CropsToMaps(network)
+        sums = Sums()
+        for batch in batches.of_epoch(0):
+            self._problems += batch.problems
+            sums.left_out += batch.left_out
+            if len(batch.crops) == 0:
+                continue
+            batch = _to_device(batch, self.processes.device)
+            with self._autocast():
+                output = maps(normalise(batch.crops)).float()
+            heatmaps = self._heatmaps(output)
+            compared = output if self.loss.kind == "cross_entropy" else heatmaps
+            sums.loss += float(self.loss(compared, batch.target, batch.weight))
+            sums.denominator += self.loss.denominator(batch.weight.cpu())
+            found, labelled = self._found(heatmaps, batch)
+            sums.found += float(found)
+            sums.labelled += float(labelled)
+            sums.samples += len(batch.crops)
+        self.network.train()
+        total = sums.of_all(self.processes)
+        if total.left_out:
+            log.warning("validation: %d samples left out", total.left_out)
+        return total
+
+    # Ends.
+
+    def _finish_epoch(self, sums: Sums, val: Sums | None, rate: float, bar: tqdm[Any]) -> None:
+        epoch = self.position.epoch + 1
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "step": epoch * self.steps_per_epoch,
+            "lr": rate,
+            "train_loss": sums.mean_loss,
+            "train_pck": sums.pck,
+            "val_loss": "" if val is None else val.mean_loss,
+            "val_pck": "" if val is None else val.pck,
+            "samples_per_second": sums.samples / max(self.sums.seconds, 1e-9),
+            "seconds": sums.seconds,
+        }
+        self.history.append(row)
+        better = self.val_set is None
+        if val is not None:
+            score = (val.pck if val.labelled else 0.0, -val.mean_loss)
+            if self.best is None or score > self.best:
+                self.best, better = score, True
+        self.position, self.sums = Position(epoch, 0), Sums()
+        self._say(row, bar)
+        if self.folder is not None:
+            model = self.finished_model()
+            if better:
+                self.folder.save_model(model, BEST)
+            if epoch == self.config.loop.epochs:
+                self.folder.save_model(model, FINAL)
+            self.folder.save_state(self.state())
+            self.folder.write_log(self.history)
+            self.folder.add_events(row)
+        self.processes.wait()
+
+    def _stop_here(self, bar: tqdm[Any]) -> None:
+        """Write the state and end."""
+        self.sums = self.sums.of_all(self.processes)
+        if self.folder is not None:
+            self.folder.save_state(self.state())
+            log.warning(
+                "interrupted after step %d of epoch %d; the same command goes on from there",
+                self.position.step,
+                self.position.epoch + 1,
+            )
+        self.processes.wait()
+        raise KeyboardInterrupt
+
+    def _say(self, row: dict[str, Any], bar: tqdm[Any]) -> None:
+        if not self.processes.is_first:
+            return
+        text = f"epoch {row['epoch']}: loss {row['train_loss']:.4g}, PCK {row['train_pck']:.3f}"
+        if row["val_pck"] != "":
+            text += f"; validation: loss {row['val_loss']:.4g}, PCK {row['val_pck']:.3f}"
+        log.info("%s", text)
+
+    def _report_problems(self, sums: Sums) -> None:
+        """Frames that could not be read, at the end of the epoch."""
+        for message in self._problems[:_TOLD]:
+            log.warning("%s", message)
+        if len(self._problems) > _TOLD:
+            log.warning("and %d more frames", len(self._problems) - _TOLD)
+        self._problems.clear()
+        if sums.left_out and self.processes.is_first:
+            log.warning(
+                "epoch %d: %d samples left out, whose frames are missing or damaged",
+                self.position.epoch + 1,
+                sums.left_out,
+            )
+
+    def _shown(self) -> HRNet | PoseWarper:
+        """The network to validate and to save: the moving average, if there is one."""
+        if self.average is None:
+            return self.network
+        shown = self.average.module
+        assert isinstance(shown, HRNet | PoseWarper)
+        return shown
+
+    def finished_model(self) -> PoseModel:
+        """The model as it is now, for prediction."""
+        origin = {
+            "configuration": self.config.plain(),
+            "epoch": self.position.epoch,
+            "validation": None if self.best is None else {"pck": self.best[0]},
+        }
+        return replace(self.model, network=self._shown(), origin=origin)
+
+    # What an interrupt must not lose.
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values; sums are those of all processes."""
+        cuda = self.processes.device.type == "cuda"
+        return {
+            "config": self.config.plain(),
+            "data": self._data(),
+            "position": vars(self.position).copy(),
+            "sums": vars(self.sums).copy(),
+            "history": self.history,
+            "best": self.best,
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_gpu": torch.cuda.get_rng_state(self.processes.device) if cuda else None,
+        }
+
+    def _data(self) -> dict[str, int]:
+        """What has to be the same for steps to mean the same."""
+        return {
+            "samples of data.train": len(self.train_set.samples),
+            "samples per step": self.config.loop.batch_size
+            * self.config.loop.accumulate
+            * self.processes.count,
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on where a state was taken.
+
+        Raises:
+            ValueError: the data or the number of processes changed.
+        """
+        for name, value in self._data().items():
+            if state["data"].get(name) != value:
+                raise ValueError(
+                    f"{self.config.out}: its run had {state['data'].get(name)} {name}, now there "
+                    f"are {value}; --restart true starts over"
+                )
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.position = Position(**state["position"])
+        self.sums = Sums(**state["sums"]) if self.processes.is_first else Sums()
+        self.history = list(state["history"])
+        self.best = None if state["best"] is None else tuple(state["best"])
+        torch.set_rng_state(state["random"])
+        if state["random_gpu"] is not None and self.processes.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_gpu"], self.processes.device)
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    names = ("crops", "target", "weight", "joints")
+    return batch._replace(
+        **{name: getattr(batch, name).to(device, non_blocking=True) for name in names}
+    )

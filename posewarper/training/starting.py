@@ -1,0 +1,143 @@
+"""The model that training starts from, and the annotations in its joints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posewarper.data.posetrack import load_annotations
+from posewarper.data.tables import PoseDataset
+from posewarper.models import HRNet, PoseModel, WarperConfig, load_checkpoint, load_model
+from posewarper.models.checkpoints import infer_hrnet, read_content, read_state
+from posewarper.models.pose_model import BEST, as_warper
+from posewarper.skeleton import Skeleton, find_skeleton
+from posewarper.training.config import RunConfig
+
+_CROPS = ("crop_wh", "padding", "sigma")
+
+
+def start(config: RunConfig) -> tuple[PoseModel, PoseDataset, PoseDataset | None]:
+    """The model, the training set, and the validation set if there is one.
+
+    Raises:
+        ValueError: files or options that contradict each other; names them.
+        OSError: a file cannot be read.
+    """
+    init = None if config.init is None else _Init(config.init)
+    wanted = None if config.data.skeleton is None else find_skeleton(config.data.skeleton)
+    if wanted is None and init is not None and config.init_part == "all":
+        wanted = init.skeleton
+    train = _annotations(config.data.train, wanted)
+    val = None if config.data.val is None else _annotations(config.data.val, train.skeleton)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.loop.seed)
+        if init is None:
+            model = _fresh(config, train.skeleton)
+        elif config.init_part == "features":
+            model = _with_new_joints(config, init, train.skeleton)
+        else:
+            model = _continued(config, init, train.skeleton)
+        if config.stage == "warp":
+            given = config.model.head()
+            defaults = {n: getattr(WarperConfig(), n) for n in ("head_width", "head_blocks")}
+            defaults["dilations"] = WarperConfig().dilations
+            head = replace(model.config, **{**defaults, **given})
+            model = as_warper(model, head)
+    if config.model.refinement is not None:
+        model = replace(model, refinement=config.model.refinement)
+    return model, train, val
+
+
+class _Init:
+    """The file to start from, and what it says about itself.
+
+    Attributes:
+        path: the file; in a folder of training its best model.
+        described: whether it tells its joints and crops, or is weights alone.
+        skeleton: its joints, if it tells them.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path / BEST if path.is_dir() else path
+        if not self.path.is_file():
+            raise FileNotFoundError(f"init: {self.path}: there is no such model file")
+        content = read_content(self.path)
+        self.described = isinstance(content, Mapping) and "posewarper" in content
+        self.skeleton = load_model(self.path).skeleton if self.described else None
+
+
+def _annotations(path: Path, skeleton: Skeleton | None) -> PoseDataset:
+    dataset = load_annotations(path, skeleton)
+    if skeleton is not None and dataset.skeleton.joints != skeleton.joints:
+        raise ValueError(
+            f"{path}: expected the joints of {skeleton.name!r}, {list(skeleton.joints)}, got "
+            f"{list(dataset.skeleton.joints)}"
+        )
+    return dataset
+
+
+def _fresh(config: RunConfig, skeleton: Skeleton) -> PoseModel:
+    sizes = WarperConfig(joints=len(skeleton), **{**config.model.backbone(), **config.model.head()})
+    return PoseModel(sizes.hrnet(), sizes, skeleton, **_crops(config))
+
+
+def _with_new_joints(config: RunConfig, init: _Init, skeleton: Skeleton) -> PoseModel:
+    """The features of a model, and a new last layer."""
+    if init.described:
+        model = load_model(init.path)
+        sizes, crops = model.config, {name: getattr(model, name) for name in _CROPS}
+    else:
+        sizes, crops = WarperConfig(**infer_hrnet(read_state(init.path), init.path)), {}
+    _check_sizes(config, sizes, init, free=("softmax_sigma",))
+    softmax = config.model.backbone().get("softmax_sigma", sizes.softmax_sigma)
+    sizes = replace(sizes, joints=len(skeleton), softmax_sigma=softmax, **config.model.head())
+    network = sizes.hrnet()
+    load_checkpoint(network, init.path, "features")
+    return PoseModel(network, sizes, skeleton, **{**crops, **_crops(config)})
+
+
+def _continued(config: RunConfig, init: _Init, skeleton: Skeleton) -> PoseModel:
+    """All of a model; of a warper its backbone."""
+    if init.described:
+        model = load_model(init.path)
+        if skeleton.joints != model.skeleton.joints:
+            raise ValueError(
+                f"data.skeleton: expected the joints of {init.path}, "
+                f"{list(model.skeleton.joints)}, got {list(skeleton.joints)}; init_part features "
+                "keeps all but the last layer"
+            )
+    else:
+        model = load_model(
+            init.path, skeleton=skeleton, crop_wh=config.data.crop_wh,
+            dilations=config.model.dilations,
+        )  # fmt: skip
+    fixed = config.stage == "warp" and init.described
+    _check_sizes(config, model.config, init, free=() if init.described else ("softmax_sigma",))
+    for name in _CROPS:
+        given, own = getattr(config.data, name), getattr(model, name)
+        if fixed and given is not None and given != own:
+            raise ValueError(f"data.{name}: expected {own}, which {init.path} has, got {given}")
+    softmax = config.model.backbone().get("softmax_sigma", model.config.softmax_sigma)
+    head = config.model.head() if not model.warps else {}
+    sizes = replace(model.config, softmax_sigma=softmax, **head)
+    network: HRNet = sizes.hrnet()
+    network.load_state_dict(model.backbone.state_dict())
+    return replace(model, network=network, config=sizes, **_crops(config))
+
+
+def _crops(config: RunConfig) -> dict[str, Any]:
+    """What the configuration says about crops and targets."""
+    given = {name: getattr(config.data, name) for name in _CROPS}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _check_sizes(config: RunConfig, own: WarperConfig, init: _Init, free: tuple[str, ...]) -> None:
+    for name, given in config.model.backbone().items():
+        if name not in free and given != getattr(own, name):
+            raise ValueError(
+                f"model.{name}: expected {getattr(own, name)}, which {init.path} has, got {given}"
+            )
