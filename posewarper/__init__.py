@@ -1,16 +1,26 @@
 """PoseWarper: pose estimation in video, learned from sparse labels (arXiv 1906.04016).
 
 The functions of the command line are here under the same names: ``posewarper.evaluate(...)`` is
-``posewarper evaluate``.
+``posewarper evaluate``. For programs that predict: ``load_model`` and ``PosePredictor``.
 """
 
+import importlib
 from typing import Any
 
 __version__ = "0.1.0"
 
-_COMMANDS = ("convert", "evaluate", "sparsify", "stats", "synthesize")
+_COMMANDS = (
+    "aggregate", "augment", "convert", "demo", "evaluate", "propagate", "sparsify", "stats",
+    "synthesize", "train",
+)  # fmt: skip
+_CLASSES = {
+    "PoseModel": "posewarper.models",
+    "PosePredictor": "posewarper.inference",
+    "load_model": "posewarper.models",
+    "save_model": "posewarper.models",
+}
 
-__all__ = ["__version__", *_COMMANDS]
+__all__ = ["__version__", *_CLASSES, *_COMMANDS]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,9 +28,11 @@ def __getattr__(name: str) -> Any:
     if name in _COMMANDS:
         from posewarper import cli
 
-        return getattr(cli, name)
+        return cli.command(name)
+    if name in _CLASSES:
+        return getattr(importlib.import_module(_CLASSES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_COMMANDS})
+    return sorted({*globals(), *__all__})

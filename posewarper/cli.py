@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from json import dumps as json_text
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +84,7 @@ def sparsify(
     frames: int | None = None,
     spread: Literal["even", "random"] = "even",
     videos: int | None = None,
+    protocol: Literal["posetrack"] | None = None,
     seed: int = 0,
 ) -> PoseDataset:
     """Make sparse labels from dense ones; frames that lose their label stay in the file.
@@ -95,16 +97,22 @@ def sparsify(
         frames: keep this many labelled frames of each video.
         spread: whether ``frames`` are spread evenly or drawn at random.
         videos: keep this many videos, drawn at random.
+        protocol: posetrack: every 7th frame (or every ``every``-th) of the longest labelled run of
+            each video, from its fourth frame on, as the published evaluation of propagation.
         seed: of the draws.
     """
-    if every is not None and frames is not None:
-        raise ValueError("every, frames: expected one of them, got both")
-    if every is None and frames is None and videos is None:
-        raise ValueError("expected at least one of every, frames and videos")
+    if frames is not None and (every is not None or protocol is not None):
+        raise ValueError("every, protocol, frames: expected frames or the others, got both")
+    if all(option is None for option in (every, frames, videos, protocol)):
+        raise ValueError("expected at least one of every, frames, videos and protocol")
     dataset = load_annotations(annotations)
     if videos is not None:
         dataset = sparse.choose_videos(dataset, videos, seed)
-    if every is not None:
+    if protocol is not None:
+        if offset:
+            raise ValueError(f"offset: protocol {protocol!r} has its own, got {offset}")
+        dataset = sparse.posetrack_protocol(dataset, 7 if every is None else every)
+    elif every is not None:
         dataset = sparse.every_kth(dataset, every, offset)
     if frames is not None:
         dataset = sparse.frames_per_video(dataset, frames, spread, seed)
@@ -208,23 +216,37 @@ def evaluate(
     return result
 
 
-COMMANDS: dict[str, Any] = {
-    "stats": stats,
-    "convert": convert,
-    "sparsify": sparsify,
-    "synthesize": synthesize,
-    "evaluate": evaluate,
+#: Where the functions of the subcommands are. Those that need PyTorch are imported on demand.
+COMMANDS: dict[str, str] = {
+    "demo": "posewarper.demonstration",
+    "train": "posewarper.training",
+    "propagate": "posewarper.inference.propagation",
+    "augment": "posewarper.inference.augmentation",
+    "aggregate": "posewarper.prediction",
+    "evaluate": "posewarper.cli",
+    "stats": "posewarper.cli",
+    "convert": "posewarper.cli",
+    "sparsify": "posewarper.cli",
+    "synthesize": "posewarper.cli",
 }
+
+
+def command(name: str) -> Callable[..., Any]:
+    """The function of a subcommand."""
+    function: Callable[..., Any] = getattr(importlib.import_module(COMMANDS[name]), name)
+    return function
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; bad input gives one line on stderr and the exit status 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    wanted = given[:1] if given and given[0] in COMMANDS else list(COMMANDS)
     try:
         jsonargparse.auto_cli(
-            COMMANDS,
-            args=None if arguments is None else list(arguments),
+            {name: command(name) for name in wanted},
+            args=_with_recipes(given),
             prog="posewarper",
-            description=__doc__,
+            description="Pose in video from a few labelled frames (PoseWarper, arXiv 1906.04016).",
             as_positional=True,
         )
         sys.stdout.flush()
@@ -237,6 +259,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"posewarper: error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _with_recipes(arguments: list[str]) -> list[str]:
+    """``train --config NAME`` with the file of the recipe of this name, unless NAME is a file."""
+    if arguments[:1] != ["train"]:
+        return arguments
+    from posewarper.training import recipe_names, recipe_path
+
+    known = recipe_names()
+    changed = list(arguments)
+    for place, argument in enumerate(arguments):
+        option, equals, name = argument.partition("=")
+        if option == "--config" and not equals and place + 1 < len(arguments):
+            place, option, name = place + 1, "", arguments[place + 1]
+        elif not (option == "--config" and equals):
+            continue
+        if name in known and not Path(name).exists():
+            changed[place] = f"{option}{equals}{recipe_path(name)}"
+        elif not Path(name).exists():
+            raise ValueError(
+                f"config: expected a YAML file or one of {', '.join(known)}, got {name!r}"
+            )
+    return changed
 
 
 if __name__ == "__main__":

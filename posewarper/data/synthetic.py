@@ -190,9 +190,10 @@ def _write_frames(video: SyntheticVideo, path: Path, pattern: str, bar: tqdm) ->
     """Images into a folder, or, where there is no pattern, one MP4 file."""
     if pattern:
         path.mkdir(parents=True)
+        options = [cv2.IMWRITE_JPEG_QUALITY, 95] if pattern.endswith(".jpg") else []
         for index, image in enumerate(video.frames()):
             file = path / (pattern % index)
-            if not cv2.imwrite(str(file), _to_bgr(image), [cv2.IMWRITE_JPEG_QUALITY, 95]):
+            if not cv2.imwrite(str(file), _to_bgr(image), options):
                 raise OSError(f"{file}: OpenCV cannot write this image")
             bar.update()
         return

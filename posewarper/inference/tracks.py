@@ -96,9 +96,9 @@ class Track:
         )
 
     def _left(self, first: Any, last: Any) -> bool:
-        """Whether the person is absent from a labelled frame between these."""
-        places = np.searchsorted(self.absent, (first, last))
-        return bool(places[0] != places[1])
+        """Whether the person is absent from a labelled frame from ``first`` to ``last``."""
+        start = np.searchsorted(self.absent, first)
+        return bool(start != np.searchsorted(self.absent, last, "right"))
 
 
 @dataclass(frozen=True, eq=False)

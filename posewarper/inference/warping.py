@@ -239,6 +239,10 @@ class _Heatmaps:
         for wanted in set(crops):
             if not self._uses[wanted]:
                 del self._maps[wanted]
+        for wanted in set(new) & set(self._maps):
+            there = self._maps[wanted]
+            # A copy: what was computed together would stay together in memory.
+            self._maps[wanted] = None if there is None else there.clone()
         return found
 
     def _image(self, wanted: _Crop) -> Image | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from posewarper.data.dataset import PoseSamples
 from posewarper.data.tables import Ints, PoseDataset
-from posewarper.data.video import FrameSource, fill_sizes
+from posewarper.data.video import FrameError, FrameSource, fill_sizes
 from posewarper.training.config import RunConfig
 from posewarper.training.processes import Processes
 
@@ -38,6 +39,8 @@ class Batch(NamedTuple):
         joints: ``[B, J, 2]`` float32, crop pixels.
         left_out: samples that could not be read.
         problems: messages about frames that nobody has heard of yet.
+        error: why the batch could not be made; an exception would arrive from a worker with
+            its traceback in the message.
     """
 
     crops: Tensor
@@ -46,6 +49,15 @@ class Batch(NamedTuple):
     joints: Tensor
     left_out: int
     problems: list[str]
+    error: str = ""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same with its tensors on a device."""
+        tensors = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("crops", "target", "weight", "joints")
+        }
+        return self._replace(**tensors)
 
 
 class SampleBatches(Dataset[Batch]):
@@ -59,8 +71,13 @@ class SampleBatches(Dataset[Batch]):
         return self.__getitems__([pick])
 
     def __getitems__(self, picks: list[tuple[int, int]]) -> Batch:
-        samples = self.samples
-        read = [samples.sample(index, epoch) for epoch, index in picks]
+        samples, error = self.samples, ""
+        try:
+            with warnings.catch_warnings():  # the loop reports problems, once
+                warnings.simplefilter("ignore", UserWarning)
+                read = [samples.sample(index, epoch) for epoch, index in picks]
+        except FrameError as caught:
+            read, error = [None] * len(picks), str(caught)
         present = [sample for sample in read if sample is not None]
         width, height = samples.crop_wh
         stride, joints = samples.heatmap_stride, len(samples.dataset.skeleton)
@@ -78,7 +95,7 @@ class SampleBatches(Dataset[Batch]):
         }
         messages = list(samples.source.problems.values())
         new, self._told = messages[self._told :], len(messages)
-        return Batch(**tensors, left_out=len(read) - len(present), problems=new)
+        return Batch(**tensors, left_out=len(read) - len(present), problems=new, error=error)
 
 
 class Order(Sampler[list[tuple[int, int]]]):
@@ -241,6 +258,7 @@ def _as_it_is(batch: Any) -> Batch:
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # one thread for each worker
-    # Ctrl-C reaches all processes of a terminal. The training process ends the step and then
-    # its workers.
+    # Ctrl-C and the signals of batch systems reach all processes. The training process ends the
+    # step, and then its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

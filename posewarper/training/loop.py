@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -15,16 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from posewarper.data.crops import normalise
+from posewarper.data.video import FrameError
 from posewarper.models import HEATMAP_STRIDE, HRNet, PoseModel, PoseWarper, channels_last
 from posewarper.models.pose_model import BEST
 from posewarper.training.config import RunConfig
 from posewarper.training.interrupts import Interrupts
 from posewarper.training.loading import Batch, Batches
-from posewarper.training.losses import HeatmapLoss, joints_found, mean_or_nan
+from posewarper.training.losses import HeatmapLoss, joints_found
 from posewarper.training.optimization import learning_rate, make_optimizer, moving_average
-from posewarper.training.processes import Processes, share_batch_norm
+from posewarper.training.processes import Processes, share_batch_norm, share_gradients
+from posewarper.training.progress import Position, Sums
 from posewarper.training.run_folder import FINAL, RunFolder
 
 log = logging.getLogger("posewarper.training")
@@ -47,41 +50,6 @@ class CropsToMaps(nn.Module):
             return self.network(crops[:, 0], crops[:, 1])
         images = crops[:, 0].contiguous(memory_format=torch.channels_last)
         return self.network.logits(images)
-
-
-@dataclass
-class Sums:
-    """What an epoch has added up so far, in this process."""
-
-    loss: float = 0.0
-    denominator: float = 0.0
-    found: float = 0.0
-    labelled: float = 0.0
-    samples: float = 0.0
-    left_out: float = 0.0
-    seconds: float = 0.0
-
-    @property
-    def mean_loss(self) -> float:
-        return mean_or_nan(self.loss, self.denominator)
-
-    @property
-    def pck(self) -> float:
-        return mean_or_nan(self.found, self.labelled)
-
-    def of_all(self, processes: Processes) -> Sums:
-        """Over all processes; seconds are those of the first."""
-        numbers = list(vars(self).values())
-        numbers[-1] = numbers[-1] if processes.is_first else 0.0
-        return Sums(*processes.sums(numbers))
-
-
-@dataclass
-class Position:
-    """Where a run is: steps of this epoch that are done; epochs count from 0."""
-
-    epoch: int = 0
-    step: int = 0
 
 
 class Training:
@@ -116,6 +84,7 @@ class Training:
         self.best: tuple[float, float] | None = None  # PCK, -loss
         self._pending: list[tuple[Tensor, float, int]] = []
         self._problems: list[str] = []
+        self._heard: set[str] = set()
         self._build()
 
     def _build(self) -> None:
@@ -142,10 +111,7 @@ class Training:
         if config.loop.compile:
             self.maps = torch.compile(self.maps)  # type: ignore[assignment]
         if self.processes.count > 1:
-            ids = [device.index] if device.type == "cuda" else None
-            self.maps = DistributedDataParallel(
-                self.maps, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self.maps = share_gradients(self.maps, device)
 
     # The loop.
 
@@ -163,6 +129,7 @@ class Training:
         try:
             with (
                 Interrupts() as interrupts,
+                logging_redirect_tqdm() if self.progress else contextlib.nullcontext(),
                 tqdm(total=total, initial=done, unit="step", disable=hidden) as bar,
             ):
                 while self.position.epoch < epochs:
@@ -191,7 +158,6 @@ class Training:
         self._look(bar)
         self.processes.copy_buffers(self.network)
         sums = self.sums.of_all(self.processes)
-        self._report_problems(sums)
         last = epoch + 1 == self.config.loop.epochs
         val: Sums | None = None
         if self.val_set is not None and (
@@ -199,6 +165,7 @@ class Training:
         ):
             val = self._validate(self.val_set)
             sums.seconds = before + time.perf_counter() - started
+        self._report_problems(sums, val)
         rate = self._rate(self.position.step - 1)
         self._finish_epoch(sums, val, rate, bar)
 
@@ -206,14 +173,19 @@ class Training:
         """One step of the optimiser; whether any process was asked to stop before it."""
         device, many = self.processes.device, self.processes.count
         own = [self.loss.denominator(batch.weight) for batch in batches]
-        denominator, stopping = self.processes.sums([sum(own), float(asked)])
+        errors = [batch.error for batch in batches if batch.error]
+        denominator, stopping, failed = self.processes.sums(
+            [sum(own), float(asked), float(len(errors))]
+        )
+        if failed:  # all processes end, none waits for another
+            raise FrameError(errors[0] if errors else "a frame of another process cannot be read")
         self.optimizer.zero_grad(set_to_none=True)
         for number, (batch, share) in enumerate(zip(batches, own, strict=True), 1):
-            self._problems += batch.problems
+            self._hear(batch.problems)
             self.sums.left_out += batch.left_out
             if denominator == 0:  # nothing to learn from, in any process
                 continue
-            batch = _to_device(batch, device)
+            batch = batch.to(device)
             with self._gradients_shared(number == len(batches)):
                 output = self._output(batch)
                 loss = self.loss(output, batch.target, batch.weight)
@@ -321,11 +293,13 @@ class Training:
         maps = CropsToMaps(network)
         sums = Sums()
         for batch in batches.of_epoch(0):
-            self._problems += batch.problems
+            if batch.error:
+                raise FrameError(batch.error)
+            self._hear(batch.problems)
             sums.left_out += batch.left_out
             if len(batch.crops) == 0:
                 continue
-            batch = _to_device(batch, self.processes.device)
+            batch = batch.to(self.processes.device)
             with self._autocast():
                 output = maps(normalise(batch.crops)).float()
             heatmaps = self._heatmaps(output)
@@ -337,10 +311,7 @@ class Training:
             sums.labelled += float(labelled)
             sums.samples += len(batch.crops)
         self.network.train()
-        total = sums.of_all(self.processes)
-        if total.left_out:
-            log.warning("validation: %d samples left out", total.left_out)
-        return total
+        return sums.of_all(self.processes)
 
     # Ends.
 
@@ -397,19 +368,25 @@ class Training:
             text += f"; validation: loss {row['val_loss']:.4g}, PCK {row['val_pck']:.3f}"
         log.info("%s", text)
 
-    def _report_problems(self, sums: Sums) -> None:
+    def _hear(self, problems: list[str]) -> None:
+        """Keep messages about frames until the end of the epoch; each worker sends its own."""
+        self._problems += [problem for problem in problems if problem not in self._heard]
+        self._heard.update(problems)
+
+    def _report_problems(self, sums: Sums, val: Sums | None) -> None:
         """Frames that could not be read, at the end of the epoch."""
         for message in self._problems[:_TOLD]:
-            log.warning("%s", message)
+            log.warning("%s (data.missing: %s)", message, self.config.data.missing)
         if len(self._problems) > _TOLD:
             log.warning("and %d more frames", len(self._problems) - _TOLD)
         self._problems.clear()
-        if sums.left_out and self.processes.is_first:
-            log.warning(
-                "epoch %d: %d samples left out, whose frames are missing or damaged",
-                self.position.epoch + 1,
-                sums.left_out,
-            )
+        left_out = {"training": sums.left_out, "validation": val.left_out if val else 0}
+        for name, count in left_out.items():
+            if count and self.processes.is_first:
+                log.warning(
+                    "epoch %d: %d samples of %s left out, whose frames are missing or damaged",
+                    self.position.epoch + 1, count, name,
+                )  # fmt: skip
 
     def _shown(self) -> HRNet | PoseWarper:
         """The network to validate and to save: the moving average, if there is one."""
@@ -482,10 +459,3 @@ class Training:
         torch.set_rng_state(state["random"])
         if state["random_gpu"] is not None and self.processes.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_gpu"], self.processes.device)
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    names = ("crops", "target", "weight", "joints")
-    return batch._replace(
-        **{name: getattr(batch, name).to(device, non_blocking=True) for name in names}
-    )

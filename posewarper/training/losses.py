@@ -96,8 +96,3 @@ def joints_found(
     labelled = weight > 0
     near = (places * stride - joints).norm(dim=-1) <= PCK_SHARE * size
     return (near & labelled).sum().float(), labelled.sum().float()
-
-
-def mean_or_nan(total: float, count: float) -> float:
-    """A mean, NaN of nothing."""
-    return total / count if count else float("nan")

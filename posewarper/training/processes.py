@@ -7,6 +7,7 @@ to be waited for.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,34 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
     return device
 
 
+def share_gradients(module: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The module with gradients that are means over all processes; buffers stay as they are."""
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    # The first name is that from PyTorch 2.15 on.
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {name: False}
+    return DistributedDataParallel(
+        module,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **options,
+    )
+
+
+class _SumOfAll(torch.autograd.Function):
+    """The sum of a tensor over all processes, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _SumOfAll.forward(ctx, gradients[0])
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm that normalises by the statistics of all processes, for CPUs.
 
@@ -121,12 +150,12 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         x = input.float()
         sums = torch.cat([x.sum((0, 2, 3)), x.new_tensor([x.numel() / self.num_features])])
-        sums = all_reduce(sums)  # [C + 1]
+        sums = _SumOfAll.apply(sums)  # [C + 1]
         count = sums[-1].detach().clamp_min(1)
         mean = sums[:-1] / count
         centred = x - mean[:, None, None]
         # Two passes: the difference of mean squares would lose digits.
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = _SumOfAll.apply(centred.square().sum((0, 2, 3))) / count
         self._track(mean.detach(), variance.detach(), count)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         output = torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None])

@@ -25,6 +25,7 @@ from posewarper.data.sparsify import every_kth
 from posewarper.data.synthetic import write_dataset
 from posewarper.data.video import FrameError, FrameSource
 from posewarper.heatmaps import decode, encode
+from posewarper.inference import warping
 from posewarper.inference.predictor import PosePredictor
 from posewarper.inference.propagation import propagate, propagate_labels
 from posewarper.models import PoseModel, PoseWarper, save_model
@@ -239,6 +240,28 @@ def test_batches_change_nothing_and_frames_are_decoded_once(clips, model, source
     predictor = PosePredictor(model, device="cpu", batch_size=2)
     propagate_labels(dataset, source, predictor=predictor, sources=sources, progress=False)
     assert source.decoded == 18
+
+
+@pytest.mark.parametrize(("sources", "most_maps"), [("nearest", 2), ("both", 0)])
+def test_memory_does_not_grow_with_the_video(clips, model, sources, most_maps, monkeypatch):
+    """Kept between two batches are labels' heatmaps (in the nearest label's box) or their frames,
+    those around the frame only."""
+    kept = []
+
+    class Watched(warping._Heatmaps):
+        def of(self, crops):
+            found = super().of(crops)
+            kept.append((len(self._maps), len(self._images)))
+            return found
+
+    monkeypatch.setattr(warping, "_Heatmaps", Watched)
+    dataset, root = clips
+    one = dataset.select(people=dataset.people.track_id == 1)
+    spread(model, (one, root), sources=sources, batch_size=1)
+    maps, images = np.array(kept).T
+    assert len(kept) == 12
+    assert maps.max() <= most_maps and images.max() <= 2
+    assert maps[-1] == images[-1] == 0
 
 
 def test_own_weight_of_one_is_the_single_frame(clips, model):

@@ -318,6 +318,23 @@ def test_labels_that_are_none():
     assert [track.numbers.tolist() for track in of_video.tracks] == [[2, 10]]
 
 
+def test_labels_around_a_frame():
+    dataset = make([(0, 2, 1, (0, 0)), (0, 6, 1, (8, 4)), (0, 10, 1, (0, 0))], empty=[(0, 8)])
+    (of_video,) = labels_of(dataset)
+    (track,) = of_video.tracks
+    assert of_video.labelled.tolist() == [2, 6, 8, 10] and track.absent.tolist() == [8]
+    around = {n: (track.before(n), track.after(n), track.nearest(n)) for n in range(12)}
+    assert around[0] == (None, 0, 0) and around[2] == (0, 0, 0)
+    assert around[4] == (0, 1, 0) and around[5] == (0, 1, 1)
+    assert around[7] == (1, None, 1)
+    assert around[8] == (None, None, None) and around[9] == (None, 2, 2)
+    # the box of training: cut to the image, and a pixel smaller
+    np.testing.assert_allclose(track.interpolated_box(5), [36, 13, 39, 59])
+    np.testing.assert_allclose(track.interpolated_box(7), [38, 14, 39, 59])
+    with pytest.raises(ValueError, match="no label of track 1 reaches frame 8"):
+        track.interpolated_box(8)
+
+
 def test_labels_predicted_again():
     dataset = make([(0, 2, 1, (0, 0)), (0, 6, 1, (0, 0)), (0, 2, 5, (30, 0))])
     dataset.people.keypoints[2, :, 2] = 0  # no label: it stays

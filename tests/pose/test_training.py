@@ -310,7 +310,7 @@ def test_damaged_frame_stops_training_and_keeps_the_state(root, tmp_path, worker
     run(root, tmp_path / "run", loop={"epochs": 1})
     before = (tmp_path / "run" / "last.pt").read_bytes()
     damaged, frame = damage(root, tmp_path)
-    with pytest.raises(FrameError, match=f"{frame.parent.name}/000003.jpg.*cut off"):
+    with pytest.raises(FrameError, match=f"^{frame}: the image is cut off[^\n]*$"):
         run(
             root, tmp_path / "run", loop={"epochs": 2},
             data={"images": damaged, "val_images": root, "workers": workers},
@@ -318,7 +318,6 @@ def test_damaged_frame_stops_training_and_keeps_the_state(root, tmp_path, worker
     assert (tmp_path / "run" / "last.pt").read_bytes() == before
 
 
-@pytest.mark.filterwarnings("ignore:.*policy")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_skipped_samples_are_counted_and_named(root, tmp_path, caplog, workers):
     damaged, frame = damage(root, tmp_path)
@@ -329,7 +328,7 @@ def test_skipped_samples_are_counted_and_named(root, tmp_path, caplog, workers):
         )  # fmt: skip
     messages = [r.message for r in caplog.records if r.levelno == logging.WARNING]
     assert sum(str(frame.relative_to(damaged)) in message for message in messages) == 1
-    counts = [m for m in messages if "samples left out" in m]
+    counts = [m for m in messages if "left out" in m]
     assert len(counts) == 2 and all(" 2 samples" in m for m in counts)  # two people, two epochs
     assert result.epochs == 2
 

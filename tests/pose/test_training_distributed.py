@@ -13,12 +13,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+from torch.nn import functional
 
 from posewarper.training.loop import Training
 from posewarper.training.processes import SharedBatchNorm2d, join
 from tests.pose.training_runs import HEAD, SOFTMAX, losses, run, weights, write_videos
 
-SGD = {"kind": "sgd", "lr": 0.05}
+SGD = {"kind": "sgd", "lr": 0.005}
 # The last batch of an epoch has one sample, so that the first process has none.
 UNEVEN = {"samples_per_epoch": 13}
 CASES = {
@@ -118,6 +119,22 @@ def batch_norm_case():
     return 100 + torch.randn(5, 3, 2, 4, generator=generator), layer
 
 
+def exact_batch_norm(self, x):
+    """In float64: the rounding of torch's own statistics on a CPU changes the first layer's
+    gradients by a thousandth here."""
+    if self.training:
+        self.num_batches_tracked += 1
+    mean, variance = self.running_mean.double(), self.running_var.double()
+    parameters = self.weight.double(), self.bias.double()
+    output = functional.batch_norm(
+        x.double(), mean, variance, *parameters, self.training, self.momentum, self.eps
+    )
+    if self.training:
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(variance)
+    return output.to(x.dtype)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folder and results of two processes."""
@@ -137,27 +154,27 @@ def trained(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.filterwarnings("ignore:.*policy")
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_learn_what_one_learns(trained, name):
+def test_two_processes_learn_what_one_learns(trained, name, monkeypatch):
     root, results = trained
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", exact_batch_norm)
     options = options_of(name, root, 6)
     alone = run(root / "set", root / "one" / name, **options)
     for result in results:
         for one, other in zip(losses(alone), losses(result[name]), strict=True):
             assert one[:3] == other[:3]
-            assert one[3] == pytest.approx(other[3], rel=1e-4)
-            assert one[5] == pytest.approx(other[5], rel=1e-4)
+            assert one[3] == pytest.approx(other[3], rel=1e-5)
+            assert one[5] == pytest.approx(other[5], rel=1e-5)
             # a joint at the border of the circle may fall on either side of it
             assert (one[4], one[6]) == pytest.approx((other[4], other[6]), abs=0.02)
-    options["optimizer"] = SGD | {"lr": 1e-30}
+    options["optimizer"] = {**SGD, "lr": 1e-30}
     start = weights(run(root / "set", root / "none" / name, **options).final)
     one, two = weights(alone.final), weights(root / "two" / name / "final.pt")
     for key, tensor in one.items():
-        if "running" in key or "tracked" in key:
-            torch.testing.assert_close(two[key], tensor, rtol=1e-3, atol=1e-6, msg=key)
-        else:  # rounding is small beside the way from the start
-            assert (two[key] - tensor).norm() <= 2e-3 * (tensor - start[key]).norm(), key
+        # Rounding is small beside the way from the start; some parameters do not move at all.
+        moved = (tensor - start[key]).float().norm()
+        allowed = 1e-2 * moved + 1e-6 * tensor.float().norm() + 1e-8
+        assert (two[key] - tensor).float().norm() <= allowed, key
     assert not torch.equal(one["conv1.weight"], start["conv1.weight"]) or "warp" in name
     assert "warp" not in name or not torch.equal(one["offsets1.weight"], start["offsets1.weight"])
 

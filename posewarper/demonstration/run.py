@@ -17,13 +17,16 @@ from posewarper.data.sparsify import every_kth
 from posewarper.data.synthetic import Difficulty, write_dataset
 from posewarper.data.tables import PoseDataset
 from posewarper.data.video import FrameSource
-from posewarper.demo.folder import DemoFolder, Settings
-from posewarper.demo.page import write_page
-from posewarper.demo.results import measure
-from posewarper.inference import PosePredictor, predict_boxes
+from posewarper.demonstration.folder import DemoFolder, Settings
+from posewarper.demonstration.page import write_page
+from posewarper.demonstration.results import measure
+from posewarper.inference import (
+    PosePredictor,
+    augment_labels,
+    predict_boxes,
+    propagate_labels,
+)
 from posewarper.inference.aggregation import Mode
-from posewarper.inference.augmentation import augment_labels
-from posewarper.inference.propagation import propagate_labels
 from posewarper.models import Window, load_model
 from posewarper.training import (
     DataConfig,

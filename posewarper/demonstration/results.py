@@ -10,8 +10,8 @@ import numpy as np
 from posewarper.data.annotations import load_coco
 from posewarper.data.sparsify import statistics
 from posewarper.data.tables import Floats
-from posewarper.demo.folder import DemoFolder
-from posewarper.demo.measures import THRESHOLDS, Gain, Truth
+from posewarper.demonstration.folder import DemoFolder
+from posewarper.demonstration.measures import THRESHOLDS, Gain, Truth
 
 #: Baselines of propagation, all of which it has to beat.
 BASELINES = ("single", "copy", "linear", "flow", "flow-both")

@@ -11,6 +11,6 @@
 Each step is left out if its files exist, so that the same command goes on after an interrupt.
 """
 
-from posewarper.demo.run import demo
+from posewarper.demonstration.run import demo
 
 __all__ = ["demo"]

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from posewarper.data.annotations import load_coco, read_json
-from posewarper.data.tables import Floats, Ints, PoseDataset
+from posewarper.data.tables import Ints, PoseDataset
 from posewarper.data.video import FrameSource
-from posewarper.demo.folder import DemoFolder
-from posewarper.demo.measures import THRESHOLDS, Truth
-from posewarper.demo.results import truths
+from posewarper.demonstration.folder import DemoFolder
+from posewarper.demonstration.measures import THRESHOLDS, Truth
+from posewarper.demonstration.results import truths
 from posewarper.evaluation import head_lengths
 from posewarper.report import (
     Column,
@@ -33,20 +33,21 @@ from posewarper.report.media import Image
 
 _GROUPS = ("all", "clear", "blurred", "occluded")
 _METHODS = {
-    "warp": "warp, both labels and the frame's own evidence",
-    "warp-both": "warp, both labels",
-    "warp-nearest": "warp, nearest label (2019)",
+    "warp": "warp: both labels, own evidence",
+    "warp-both": "warp: both labels",
+    "warp-nearest": "warp: nearest label (2019)",
     "single": "single-frame network",
-    "flow": "optical flow, nearest label",
-    "flow-both": "optical flow, both labels",
+    "flow": "flow: nearest label",
+    "flow-both": "flow: both labels",
     "linear": "linear interpolation",
     "copy": "copy of the nearest label",
 }
 _MODELS = {
-    "single": "single frame, trained on sparse labels",
-    "augmented": "single frame, trained on propagated labels too",
-    "aggregate": "aggregated over 7 frames, trained on sparse labels",
+    "single": "single frames",
+    "augmented": "single frames, trained on propagated labels too",
+    "aggregate": "aggregated over 7 frames",
 }
+_PCKH = "PCKh@0.5 in percent, by group of joints; last column: PCKh@0.25."
 _SHOWN_HEIGHT = 480  # pixels, of frames in the report
 
 
@@ -55,7 +56,7 @@ def write_page(folder: DemoFolder, settings: Mapping[str, Any]) -> None:
     results = read_json(folder.root / "results.json")
     truth = truths(folder)
     source = FrameSource(folder.videos, cached_frames=64)
-    seconds = {name: value for name, value in results["seconds"].items()}
+    seconds: dict[str, float] = results["seconds"]
     report = Report(
         "PoseWarper on synthetic videos",
         "From labels on every 7th frame to poses in every frame, measured against complete truth.",
@@ -121,7 +122,7 @@ def _propagation(
         "the share of joints within half (or a quarter) of a head size. Every method gets the same "
         "labels and the same boxes; the network has been trained on these labels only.",
     )
-    section.table(_pckh_table(results["propagation"], _METHODS), "PCKh in percent.")
+    section.table(_pckh_table(results["propagation"], _METHODS), _PCKH)
     gaps = results["by_gap"]["gaps"]
     section.figure(
         distance_curves(
@@ -149,7 +150,7 @@ def _augmentation(report: Report, results: Mapping[str, Any], folder: DemoFolder
         "labels, and on these and the propagated ones. Measured on the validation videos.",
     )
     shown = {name: _MODELS[name] for name in ("augmented", "single")}
-    section.table(_pckh_table(results["models"], shown), "PCKh in percent.")
+    section.table(_pckh_table(results["models"], shown), _PCKH)
     section.figure(
         learning_curves(
             {
@@ -172,11 +173,12 @@ def _aggregation(
 ) -> None:
     section = report.section(
         "Aggregation: each pose decided by seven frames",
-        "The network and the warp head of the sparse labels on the validation videos: frame by "
-        "frame, and with the heatmaps of three frames before and after warped to the frame.",
+        "The network and the warp head that the sparse labels have trained, on the validation "
+        "videos: frame by frame, and with the heatmaps of three frames before and after warped to "
+        "the frame.",
     )
     shown = {name: _MODELS[name] for name in ("aggregate", "single")}
-    section.table(_pckh_table(results["models"], shown), "PCKh in percent.")
+    section.table(_pckh_table(results["models"], shown), _PCKH)
     gains = {
         group: [gain["mean"], gain["low"], gain["high"]]
         for group, gain in results["aggregation_gains"].items()
@@ -206,8 +208,8 @@ def _pckh_table(tables: Mapping[str, Any], names: Mapping[str, str]) -> Table:
         for name, title in names.items()
     }
     columns = [
-        *(Column(f"{usual}, {group}", better="higher") for group in _GROUPS),
-        Column(f"{strict}, all", better="higher"),
+        *(Column(group, better="higher") for group in _GROUPS),
+        Column(f"all, {strict.lstrip('PCKh')}", better="higher"),
     ]
     return Table(columns, rows, "method", highlight=[next(iter(rows))])
 
@@ -287,16 +289,13 @@ def _clip(
             rows = _people(of, *_place(dense, frame))
             people = of.people
             drawn = draw_poses(
-                image, people.keypoints[rows], of.skeleton, scores=_shown(people.joint_scores[rows]),
+                image, people.keypoints[rows], of.skeleton,
+                scores=np.clip(people.joint_scores[rows], 0, 1),
                 track_ids=people.track_id[rows], upscale_to=_SHOWN_HEIGHT,
             )  # fmt: skip
             human = len(rows) and not people.predicted[rows].any()
             panels.append(captioned(drawn, "labelled by hand" if human else name))
         yield side_by_side(panels)
-
-
-def _shown(scores: Floats) -> Floats:
-    return np.clip(scores, 0, 1)
 
 
 def _place(dataset: PoseDataset, frame: int) -> tuple[str, int]:
