@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -241,6 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; bad input gives one line on stderr and the exit status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     wanted = given[:1] if given and given[0] in COMMANDS else list(COMMANDS)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("posewarper").setLevel(logging.INFO)
     try:
         jsonargparse.auto_cli(
             {name: command(name) for name in wanted},

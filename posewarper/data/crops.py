@@ -174,8 +174,15 @@ class Augmentation:
         flip_probability: how often it is mirrored.
         half_body_probability: how often only half of the body is shown, among people
             with more than ``half_body_joints`` visible joints.
+        half_body_joints: see there.
         half_body_draw: "normal": the upper half where a normal number is below 0.5, which is
             69 % of the draws, as in 2019; "uniform": half of the draws.
+        key_damage_probability: how often, in stage warp, the key frame's crop alone is blurred or
+            partly covered, so that the warp learns to find the pose where the key frame shows
+            little. Not in 2019.
+
+    Raises:
+        ValueError: a probability outside 0..1, or a factor below 0; names it.
     """
 
     scale_factor: float = 0.35
@@ -185,6 +192,14 @@ class Augmentation:
     half_body_probability: float = 0.3
     half_body_joints: int = 8
     half_body_draw: Literal["normal", "uniform"] = "normal"
+    key_damage_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name.endswith("_probability") and not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected 0 to 1, got {value!r}")
+            if name.endswith("_factor") and not value >= 0:
+                raise ValueError(f"{name}: expected 0 or more, got {value!r}")
 
     def draw(
         self,
@@ -223,6 +238,28 @@ class Augmentation:
             center = np.array([image_width - 1 - center[0], center[1]])
         return Region(center, scale, rotation, mirrored)
 
+    def damaged(self, random: np.random.Generator, image: Images) -> Images:
+        """The crop [H, W, 3] of a key frame: as often as ``key_damage_probability`` says blurred by
+        motion, out of focus, or covered by a rectangle; otherwise as it is.
+        """
+        # No draw where the option is off: other draws stay what they were.
+        if not self.key_damage_probability or random.random() >= self.key_damage_probability:
+            return image
+        size = max(image.shape[:2])
+        kind = random.integers(3)
+        if kind == 0:
+            return _motion_blurred(
+                image, random.uniform(0.03, 0.1) * size, random.uniform(0, np.pi)
+            )
+        if kind == 1:
+            return _as_bytes(cv2.GaussianBlur(image, (0, 0), random.uniform(0.006, 0.024) * size))
+        covered = image.copy()
+        height_width = (random.uniform(0.15, 0.6, 2) * image.shape[:2]).astype(int)
+        low = (random.uniform(-0.5, 1, 2) * (image.shape[:2] - height_width // 2)).astype(int)
+        (top, left), (bottom, right) = low.clip(0), (low + height_width).clip(0)
+        covered[top:bottom, left:right] = random.integers(0, 256, 3)
+        return covered
+
     def _half_body(
         self,
         random: np.random.Generator,
@@ -243,3 +280,17 @@ class Augmentation:
             return None
         size_wh = _fill_aspect(chosen.max(0) - chosen.min(0), crop_wh)
         return chosen.mean(0), size_wh / PIXELS_PER_SCALE * 1.5
+
+
+def _motion_blurred(image: Images, length: float, angle: float) -> Images:
+    """Mean over a line of so many pixels at so many radians."""
+    radius = int(np.ceil(length / 2))
+    kernel = np.zeros((2 * radius + 1, 2 * radius + 1), np.float32)
+    reach = np.array([np.cos(angle), np.sin(angle)]) * length / 2
+    ends = [tuple(np.rint(radius + side * reach).astype(int).tolist()) for side in (-1, 1)]
+    cv2.line(kernel, ends[0], ends[1], 1.0)
+    return _as_bytes(cv2.filter2D(image, -1, kernel / kernel.sum()))
+
+
+def _as_bytes(image: Any) -> Images:
+    return np.asarray(image, np.uint8)

@@ -164,6 +164,8 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
             )
         matrix = region.matrix(self.crop_wh, width)
         crops = np.stack([crop(i, matrix, self.crop_wh)[0] for i in images if i is not None])
+        if self.augmentation is not None and self.stage == "warp":
+            crops[0] = self.augmentation.damaged(random, crops[0])
         if region.mirrored:
             joints, visible = mirror_joints(joints, visible, skeleton, width)
         upright = crop_matrices(region.center, region.scale, self.crop_wh, region.rotation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from posewarper.data.annotations import read_json, write_json
+from posewarper.data.synthetic import Difficulty
 
 _SETTINGS = "settings.json"
 
@@ -23,9 +25,10 @@ class Settings:
     val_videos: int
     frames: int
     people: int
-    pose_epochs: int
-    warp_epochs: int
+    pose_samples: int
+    warp_samples: int
     threshold: float
+    difficulty: Difficulty
 
 
 class DemoFolder:
@@ -77,6 +80,7 @@ class DemoFolder:
         place = self.root / _SETTINGS
         if place.exists():
             known = read_json(place)
+            settings = json.loads(json.dumps(settings))  # lists in place of tuples
             if known == settings and not restart:
                 return
             if not restart:

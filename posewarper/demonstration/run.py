@@ -44,6 +44,8 @@ Step = tuple[str, list[Path], Callable[[], None]]  # title, what it makes, how
 
 _STEP = 7  # every 7th frame is labelled, from the fourth on, as in the paper
 _OFFSET = 3
+_EPOCHS = 10  # of each training: points of the learning curves
+_DIFFICULTY = Difficulty()
 _WINDOW = Window.equal(-3, -2, -1, 0, 1, 2, 3)  # the paper's
 _GROUPS: dict[str, Callable[..., Any]] = {
     "data": DataConfig,
@@ -75,9 +77,10 @@ def demo(
     val_videos: int = 12,
     frames: int = 29,
     people: int = 2,
-    pose_epochs: int = 10,
-    warp_epochs: int = 8,
+    pose_samples: int = 64_000,
+    warp_samples: int = 25_600,
     threshold: float = 0.2,
+    difficulty: Difficulty = _DIFFICULTY,
     restart: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -94,9 +97,10 @@ def demo(
         val_videos: videos for the comparison of models, without labels.
         frames: of each video.
         people: in each video.
-        pose_epochs: of each of the two trainings of the single-frame network, 6400 crops each.
-        warp_epochs: of the training of the warp head, 3200 pairs each.
+        pose_samples: crops that each of the two trainings of the single-frame network takes.
+        warp_samples: pairs of crops that the training of the warp head takes.
         threshold: pseudo-labels with a score not above it are left out of the training.
+        difficulty: how fast people move, how much is blurred, defocused, hidden.
         restart: start over in a folder that holds a demo.
         progress: show progress bars.
 
@@ -108,8 +112,9 @@ def demo(
         OSError: a file cannot be written.
     """
     settings = Settings(
-        seed, train_videos, val_videos, frames, people, pose_epochs, warp_epochs, threshold
-    )
+        seed, train_videos, val_videos, frames, people, pose_samples, warp_samples, threshold,
+        difficulty,
+    )  # fmt: skip
     folder = DemoFolder(out, settings, restart)
     steps = _steps(folder, settings, progress)
     for number, (title, outputs, work) in enumerate(steps, 1):
@@ -130,19 +135,23 @@ def _steps(folder: DemoFolder, settings: Settings, progress: bool) -> list[Step]
         write_dataset(
             folder.videos,
             videos={"train": settings.train_videos, "val": settings.val_videos},
-            frames=settings.frames, people=settings.people, seed=seed, difficulty=Difficulty(),
+            frames=settings.frames, people=settings.people, seed=seed,
+            difficulty=settings.difficulty,
             progress=progress,
         )  # fmt: skip
 
     def label() -> None:
         save_coco(every_kth(load_coco(folder.dense("train")), _STEP, _OFFSET), folder.sparse)
 
-    def learn(recipe: str, out: Path, labels: Path, epochs: int, init: Path | None = None) -> None:
+    def learn(recipe: str, out: Path, labels: Path, samples: int, init: Path | None = None) -> None:
         options = yaml.safe_load(recipe_path(recipe).read_text(encoding="utf-8"))
         options["data"] |= {
             "train": labels, "val": folder.dense("val"), "images": folder.videos,
         }  # fmt: skip
-        options["loop"] |= {"epochs": epochs, "seed": seed, "device": "cpu"}
+        options["loop"] |= {
+            "epochs": _EPOCHS, "samples_per_epoch": -(-samples // _EPOCHS), "seed": seed,
+            "device": "cpu",
+        }  # fmt: skip
         groups = {
             name: make(**{key: _tuple(value) for key, value in options.get(name, {}).items()})
             for name, make in _GROUPS.items()
@@ -184,13 +193,13 @@ def _steps(folder: DemoFolder, settings: Settings, progress: bool) -> list[Step]
         (
             "train the single-frame network",
             [folder.pose / FINAL],
-            lambda: learn("small-pose", folder.pose, folder.sparse, settings.pose_epochs),
+            lambda: learn("small-pose", folder.pose, folder.sparse, settings.pose_samples),
         ),
         (
             "train the warp head",
             [folder.warp / FINAL],
             lambda: learn(
-                "small-warp", folder.warp, folder.sparse, settings.warp_epochs, folder.pose / FINAL
+                "small-warp", folder.warp, folder.sparse, settings.warp_samples, folder.pose / FINAL
             ),
         ),
         *(
@@ -202,7 +211,7 @@ def _steps(folder: DemoFolder, settings: Settings, progress: bool) -> list[Step]
             "train on labels and pseudo-labels",
             [folder.pose_augmented / FINAL],
             lambda: learn(
-                "small-pose", folder.pose_augmented, folder.augmented, settings.pose_epochs
+                "small-pose", folder.pose_augmented, folder.augmented, settings.pose_samples
             ),
         ),
         (

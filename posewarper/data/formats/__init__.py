@@ -1,0 +1,11 @@
+"""Labels in the files of labelling tools: DeepLabCut, SLEAP, Label Studio, CVAT, NWB, COCO, CSV."""
+
+from posewarper.data.formats.labels import (
+    FORMATS,
+    LabelFormat,
+    load_labels,
+    load_track_names,
+    save_labels,
+)
+
+__all__ = ["FORMATS", "LabelFormat", "load_labels", "load_track_names", "save_labels"]
