@@ -14,6 +14,9 @@ from posewarper.data.annotations import read_json, write_json
 from posewarper.data.synthetic import Difficulty
 
 _SETTINGS = "settings.json"
+_KNOWN_BY = {"seed", "train_videos", "val_videos", "difficulty"}
+_FOLDERS = ("videos", "labels", "runs", "propagated", "predictions")
+_FILES = ("seconds.json", "results.json", "report.html")
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,16 @@ class DemoFolder:
                     f"{self.root}: holds a demo with other settings ({'; '.join(changed)}); "
                     "choose another folder, or --restart true to start over"
                 )
-            shutil.rmtree(self.root)
+            self._clear(known)
         elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise ValueError(f"out: {self.root} exists and holds no demo; choose another folder")
         write_json(place, settings)
+
+    def _clear(self, known: Any) -> None:
+        """Remove what a demo made, and nothing else: a wrong folder must not be lost."""
+        if not isinstance(known, dict) or not set(known) >= _KNOWN_BY:
+            raise ValueError(f"out: {self.root} holds no demo; choose another folder")
+        for name in _FOLDERS:
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        for name in _FILES:
+            (self.root / name).unlink(missing_ok=True)

@@ -28,7 +28,7 @@ class Truth:
     Attributes:
         dataset: people of the frames that count.
         video: [P].
-        gap: [P] frames to the nearest label of the same person; 0 without labels.
+        gap: [P] frames to the nearest label of the same person; -1 without labels.
         groups: by name masks [P, J] of labelled joints: "all", "blurred" (frames with motion blur
             or out of focus), "occluded" (joints hidden behind something), "clear" (neither).
     """
@@ -57,7 +57,7 @@ class Truth:
             labels.setdefault((video, track), []).append(number)
         places = _keys(kept)
         gap = [
-            min((abs(number - n) for n in labels.get((video, track), ())), default=0)
+            min((abs(number - n) for n in labels.get((video, track), ())), default=-1)
             for video, number, track in places
         ]
         blurred = np.zeros(len(places), np.bool_)
@@ -93,7 +93,8 @@ class Truth:
         shares = []
         for gap in np.asarray(gaps).tolist():
             counted = self.groups["all"] & (self.gap == gap)[:, None]
-            shares.append(100 * (distances[counted] <= THRESHOLDS[0]).mean())
+            right = distances[counted] <= THRESHOLDS[0]
+            shares.append(100 * right.mean() if len(right) else np.nan)
         return np.array(shares)
 
     def gain(self, better: Floats, worse: Floats, group: str = "all") -> Gain:

@@ -71,8 +71,8 @@ def write_page(folder: DemoFolder, settings: Mapping[str, Any]) -> None:
             claim["text"],
             claim["verdict"],
             {"gain in PCKh@0.5": f"{claim['mean']:+.1f}".replace("-", "−")},
-            f"95 % interval over videos: {claim['low']:+.1f} to {claim['high']:+.1f}; "
-            f"seed {settings['seed']}.",
+            f"95 % interval over videos: {claim['low']:+.1f} to {claim['high']:+.1f}. Networks of "
+            f"one seed, {settings['seed']}: other seeds differ a little more.",
         )
     _what_was_done(report, results, seconds)
     _propagation(report, results, folder, truth["train"], source)
@@ -120,7 +120,7 @@ def _propagation(
         "Propagation: labels for every frame",
         "How close the propagated joints are to the hidden labels of the training videos. PCKh: "
         "the share of joints within half (or a quarter) of a head size. Every method gets the same "
-        "labels and the same boxes; the network has been trained on these labels only.",
+        "labels; the network has been trained on these labels only.",
     )
     section.table(_pckh_table(results["propagation"], _METHODS), _PCKH)
     gaps = results["by_gap"]["gaps"]
