@@ -287,17 +287,17 @@ def section(found: Sequence[Result], images: Path | None = None, base: Path | No
     return "\n\n".join(parts)
 
 
-def replaced(readme: str, content: str) -> str:
+def replaced(readme: str, content: str, begin: str = BEGIN, end: str = END) -> str:
     """``readme`` with ``content`` between the markers.
 
     Raises:
         ValueError: the markers are not there.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"README.md: expected the markers {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
+    before, first, rest = readme.partition(begin)
+    _, last, after = rest.partition(end)
+    if not (first and last):
+        raise ValueError(f"README.md: expected the markers {begin} and {end}")
+    return f"{before}{begin}\n\n{content}\n\n{end}{after}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -85,7 +85,7 @@ def sparsify(
     frames: int | None = None,
     spread: Literal["even", "random"] = "even",
     videos: int | None = None,
-    protocol: Literal["posetrack"] | None = None,
+    protocol: Literal["posetrack", "posetrack-truth"] | None = None,
     seed: int = 0,
 ) -> PoseDataset:
     """Make sparse labels from dense ones; frames that lose their label stay in the file.
@@ -99,7 +99,8 @@ def sparsify(
         spread: whether ``frames`` are spread evenly or drawn at random.
         videos: keep this many videos, drawn at random.
         protocol: posetrack: every 7th frame (or every ``every``-th) of the longest labelled run of
-            each video, from its fourth frame on, as the published evaluation of propagation.
+            each video, from its fourth frame on, as in the published evaluation of propagation;
+            posetrack-truth: that whole run, against which the evaluation compares.
         seed: of the draws.
     """
     if frames is not None and (every is not None or protocol is not None):
@@ -112,7 +113,10 @@ def sparsify(
     if protocol is not None:
         if offset:
             raise ValueError(f"offset: protocol {protocol!r} has its own, got {offset}")
-        dataset = sparse.posetrack_protocol(dataset, 7 if every is None else every)
+        if protocol == "posetrack":
+            dataset = sparse.posetrack_protocol(dataset, 7 if every is None else every)
+        else:
+            dataset = sparse.longest_runs(dataset)
     elif every is not None:
         dataset = sparse.every_kth(dataset, every, offset)
     if frames is not None:
@@ -221,8 +225,8 @@ def evaluate(
 COMMANDS: dict[str, str] = {
     "demo": "posewarper.demonstration",
     "train": "posewarper.training",
-    "propagate": "posewarper.inference.propagation",
-    "augment": "posewarper.inference.augmentation",
+    "propagate": "posewarper.prediction",
+    "augment": "posewarper.prediction",
     "aggregate": "posewarper.prediction",
     "evaluate": "posewarper.cli",
     "stats": "posewarper.cli",

@@ -1,22 +1,37 @@
-"""From a model and a data set to files of poses: prediction, and the formats of evaluators."""
+"""The three jobs as commands: from a model and annotations to files of poses.
+
+Inference, and the formats of evaluators, which inference does not know.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from posewarper.data.annotations import save_coco
+from posewarper.data.annotations import from_coco, read_json, save_coco
 from posewarper.data.dataset import Boxes, annotated_boxes, load_detections
 from posewarper.data.posetrack import load_annotations
 from posewarper.data.tables import Ints, PoseDataset
 from posewarper.data.video import FrameSource, Missing, fill_sizes
 from posewarper.evaluation.prediction_datasets import Neck, official_names, write_predictions
 from posewarper.inference.aggregation import Mode, PersonScore, Scoring, predict_boxes
+from posewarper.inference.augmentation import augment_labels
+from posewarper.inference.baselines import Preset
 from posewarper.inference.predictor import PosePredictor, Precision
+from posewarper.inference.propagation import (
+    WITH_NETWORK,
+    WITHOUT_FRAMES,
+    Method,
+    PropagationOptions,
+    check_joints,
+    make_propagator,
+)
+from posewarper.inference.pseudo_labels import Counts
+from posewarper.inference.tracks import CropBox, Leaving, Sources
 from posewarper.models import WINDOWS, Window, load_model
 from posewarper.skeleton import POSETRACK_EVAL, Skeleton, find_skeleton
 
@@ -24,11 +39,162 @@ OutFormat = Literal["dataset", "coco", "posetrack18", "posetrack17"]
 WindowName = Literal["posetrack-2019", "posetrack-2019-causal", "paper", "paper-causal"]
 
 
+def propagate(
+    labels: Path,
+    out: Path,
+    model: Path | None = None,
+    images: Path | None = None,
+    method: Method = "warp",
+    sources: Sources | None = None,
+    own_weight: float = 0.0,
+    box: CropBox | None = None,
+    distance: int | None = None,
+    leaving: Leaving = "label",
+    repredict: bool = False,
+    rounded: bool = False,
+    preset: Preset = "medium",
+    threshold: float = 0.0,
+    format: OutFormat = "dataset",
+    truth: Path | None = None,
+    missing: Missing = "error",
+    device: str = "auto",
+    precision: Precision = "fp32",
+    flip_test: bool = False,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> PoseDataset:
+    """Spread the labels of some frames of each video to its other frames.
+
+    Args:
+        labels: COCO-style file, or folder of official PoseTrack files, with sparse labels.
+        out: file to write (dataset, coco), or folder of one file per video (posetrack18,
+            posetrack17): all frames; predicted people have scores.
+        model: model file or folder of a training; copy, linear and flow do without.
+        images: folder that the frames' paths start in; copy and linear do without.
+        method: warp: labels moved by the model; single: the network's prediction frame by frame;
+            copy: the nearest label; linear: interpolation in time; flow: dense optical flow.
+        sources: the nearest label, or both around a frame; by default the nearest.
+        own_weight: with warp, share of the frame's own heatmaps, 0 to 1.
+        box: in which the network looks: the nearest label's (default of one source), or
+            interpolated between two labels (default of both).
+        distance: of a frame to its nearest label, at most; any by default.
+        leaving: carry somebody who is absent from the next labelled frame up to it, or halfway.
+        repredict: replace labels by predictions from themselves, as in 2019.
+        rounded: label heatmaps centred on whole heatmap pixels, as in 2019.
+        preset: of the optical flow.
+        threshold: joints have to have a higher score.
+        format: dataset: COCO-style file that every command reads; coco: list of COCO keypoint
+            results; posetrack18, posetrack17: files for the official evaluation, in which labels
+            have the score 1.
+        truth: with the other formats, annotations that the result is to be compared with: its
+            frames are written, and its ids and names of files; by default all frames.
+        missing: a frame that cannot be read is an error, is skipped, or is replaced by the nearest
+            or by the labelled frame; nothing replaces a labelled frame.
+        device: auto, cpu, cuda, cuda:1.
+        precision: of the convolutions.
+        flip_test: mean of the heatmaps of a crop and its mirror image.
+        batch_size: crops per pass.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: arguments that do not fit each other or the files; names them.
+        OSError: a file cannot be read or written.
+    """
+    options = PropagationOptions(
+        method, sources, own_weight, box, distance, leaving, repredict, rounded, preset, threshold
+    )
+    _check_out(out, folder=format.startswith("posetrack"))
+    if truth is not None and format == "dataset":
+        raise ValueError("truth: goes with the formats coco, posetrack18 and posetrack17")
+    predictor, dataset, source = _inputs(
+        model, labels, images, method, missing, device, precision, flip_test, batch_size
+    )
+    compared = None if truth is None else load_annotations(truth)
+    if compared is not None:
+        there, here = ([video.name for video in d.videos] for d in (compared, dataset))
+        if not {*there} & {*here}:
+            raise ValueError(f"truth: {truth} has videos {there[:3]}, and {labels} has {here[:3]}")
+    if format.startswith("posetrack"):
+        _check_joints(dataset.skeleton, format, str(labels))
+    spread, counts = make_propagator(options, predictor, progress)(dataset, source)
+    _write(spread, out, format, compared, truth or labels)
+    _report(counts, source, out)
+    return spread
+
+
+def augment(
+    labels: Path,
+    out: Path,
+    model: Path | None = None,
+    images: Path | None = None,
+    distance: int = 3,
+    threshold: float = 0.2,
+    method: Method = "warp",
+    sources: Sources | None = None,
+    own_weight: float = 0.0,
+    box: CropBox | None = None,
+    leaving: Leaving = "label",
+    rounded: bool = False,
+    preset: Preset = "medium",
+    missing: Missing = "error",
+    device: str = "auto",
+    precision: Precision = "fp32",
+    flip_test: bool = False,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> PoseDataset:
+    """Make a larger training set: sparse labels, and pseudo-labels on the frames near them.
+
+    Args:
+        labels: COCO-style file, or folder of official PoseTrack files, with sparse labels.
+        out: COCO-style file to write, for training; people with pseudo-labels have scores.
+        model: model file or folder of a training; copy, linear and flow do without.
+        images: folder that the frames' paths start in; copy and linear do without.
+        distance: of a frame to its nearest label, at most.
+        threshold: joints have to have a higher score.
+        method: warp: labels moved by the model; single: the network's prediction frame by frame;
+            copy: the nearest label; linear: interpolation in time; flow: dense optical flow.
+        sources: the nearest label, or both around a frame; by default the nearest.
+        own_weight: with warp, share of the frame's own heatmaps, 0 to 1.
+        box: in which the network looks: the nearest label's (default of one source), or
+            interpolated between two labels (default of both).
+        leaving: carry somebody who is absent from the next labelled frame up to it, or halfway.
+        rounded: label heatmaps centred on whole heatmap pixels, as in 2019.
+        preset: of the optical flow.
+        missing: a frame that cannot be read is an error, is skipped, or is replaced by the nearest
+            or by the labelled frame; nothing replaces a labelled frame.
+        device: auto, cpu, cuda, cuda:1.
+        precision: of the convolutions.
+        flip_test: mean of the heatmaps of a crop and its mirror image.
+        batch_size: crops per pass.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: arguments that do not fit each other or the files; names them.
+        OSError: a file cannot be read or written.
+    """
+    options: dict[str, Any] = {
+        "sources": sources, "own_weight": own_weight, "box": box, "distance": distance,
+        "leaving": leaving, "rounded": rounded, "preset": preset, "threshold": threshold,
+    }  # fmt: skip
+    PropagationOptions(method, **options)  # an error now, not after the model is loaded
+    _check_out(out, folder=False)
+    predictor, dataset, source = _inputs(
+        model, labels, images, method, missing, device, precision, flip_test, batch_size
+    )
+    larger, counts = augment_labels(
+        dataset, source, method, predictor=predictor, progress=progress, **options
+    )
+    save_coco(larger, out)
+    _report(counts, source, out)
+    return larger
+
+
 def aggregate(
-    model: Path,
     annotations: Path,
     out: Path,
-    images: Path = Path("."),
+    model: Path | None = None,
+    images: Path | None = None,
     boxes: Path | None = None,
     box_threshold: float = 0.2,
     mode: Mode = "aggregate",
@@ -59,12 +225,12 @@ def aggregate(
     Nothing is written before all frames are done.
 
     Args:
-        model: model file, folder of training, or weights in a published layout.
         annotations: COCO-style file, or folder of official PoseTrack files: videos, frames, and,
             without ``boxes``, the boxes of the labelled people.
         out: file to write (dataset, coco), or folder of one file per video (posetrack18,
             posetrack17). With mode both, a folder that holds "aggregate" and "single".
-        images: folder that the paths of the frames start in.
+        model: model file, folder of training, or weights in a published layout; it has to be given.
+        images: folder that the paths of the frames start in; it has to be given.
         boxes: boxes of a detector, a JSON list of objects with bbox (x, y, width, height), score
             and image_name or image_id.
         box_threshold: detections with a lower score are left out.
@@ -91,7 +257,8 @@ def aggregate(
             people, as in 2019.
         missing: for a frame that is missing or damaged: stop (error); leave out the windows that
             it is in (skip); take the nearest frame that can be read (nearest), or the key frame of
-            the window, as in 2019 (key).
+            the window, as in 2019 (key). A key frame itself is left out with nearest, and an error
+            with key.
         device: auto, cpu, cuda, cuda:1, ...
         precision: of the convolutions.
         batch_size: crops per pass of the network.
@@ -109,6 +276,8 @@ def aggregate(
         OSError: a file cannot be read or written.
     """
     _check_out(out, folder=mode == "both" or format.startswith("posetrack"))
+    scoring = Scoring(weigh_joints, rescore, nms, soft_nms, sigmas)
+    model, images = _given(model, "mode", mode), _folder(images, "mode", mode)
     loaded = load_model(
         model,
         skeleton=None if skeleton is None else find_skeleton(skeleton),
@@ -116,8 +285,7 @@ def aggregate(
         dilations=dilations,
     )
     if format.startswith("posetrack"):
-        _check_joints(loaded.skeleton, format)
-    names = official_names(annotations) if annotations.is_dir() else None
+        _check_joints(loaded.skeleton, format, "the model")
     predictor = PosePredictor(
         loaded,
         device=device,
@@ -127,8 +295,7 @@ def aggregate(
         refinement=refinement,
         batch_size=batch_size,
     )
-    scoring = Scoring(weigh_joints, rescore, nms, soft_nms, sigmas)
-    dataset = load_annotations(annotations)
+    dataset = _with_boxes(annotations, loaded.skeleton)
     source = FrameSource(images, missing, dataset=dataset)
     chosen, tracks = _boxes(dataset, source, boxes, box_threshold)
     if workers is None:
@@ -147,23 +314,107 @@ def aggregate(
     )
     for name, poses in result.datasets.items():
         place = _place(out, name, format) if mode == "both" else out
-        if format == "dataset":
-            save_coco(poses, place)
-        else:
-            write_predictions(
-                poses,
-                place,
-                format,
-                truth=dataset,
-                names=names,
-                neck=neck,
-                dummy_people=dummy_people,
-            )
+        _write(poses, place, format, dataset, annotations, neck, dummy_people)
         frames = int(poses.frames.labelled.sum())
         print(f"{name}: {len(poses.people)} people in {frames} frames -> {place}")
-    if result.left_out:
+    if result.summary():
         print(result.summary(), file=sys.stderr)
     return dict(result.datasets)
+
+
+def _given(model: Path | None, option: str, value: str) -> Path:
+    if model is None:
+        raise ValueError(f"model: {option} {value!r} needs a model, got none")
+    return model
+
+
+def _folder(images: Path | None, option: str, value: str) -> Path:
+    if images is None:
+        raise ValueError(f"images: {option} {value!r} needs the folder of the frames, got none")
+    if not images.is_dir():
+        raise ValueError(f"images: expected the folder of the frames, got {images}, which is none")
+    return images
+
+
+def _inputs(
+    model: Path | None,
+    labels: Path,
+    images: Path | None,
+    method: Method,
+    missing: Missing,
+    device: str,
+    precision: Precision,
+    flip_test: bool,
+    batch_size: int,
+) -> tuple[PosePredictor | None, PoseDataset, FrameSource | None]:
+    """What propagation and augmentation work on; what the method does not need may be absent, and
+    the model is then not read.
+    """
+    needed = _given(model, "method", method) if method in WITH_NETWORK else None
+    if images is not None or method not in WITHOUT_FRAMES:
+        images = _folder(images, "method", method)
+    predictor = None
+    if needed is not None:
+        predictor = PosePredictor(
+            load_model(needed),
+            device=device,
+            precision=precision,
+            flip_test=flip_test,
+            batch_size=batch_size,
+        )
+    skeleton = None if predictor is None else predictor.model.skeleton
+    dataset = load_annotations(labels, skeleton)
+    check_joints(dataset, predictor)  # files of PoseTrack are read with its own joints
+    source = None if images is None else FrameSource(images, missing, dataset=dataset)
+    return predictor, dataset, source
+
+
+def _write(
+    poses: PoseDataset,
+    place: Path,
+    format: OutFormat,
+    truth: PoseDataset | None,
+    truth_at: Path,
+    neck: Neck = "head_bottom",
+    dummy_people: bool = False,
+) -> None:
+    if format == "dataset":
+        save_coco(poses, place)
+        return
+    names = official_names(truth_at) if truth_at.is_dir() else None
+    write_predictions(
+        poses, place, format, truth=truth, names=names, neck=neck, dummy_people=dummy_people
+    )
+
+
+def _report(counts: Counts, source: FrameSource | None, out: Path) -> None:
+    """Print what propagation did."""
+    again = f" ({counts.repredicted_frames} predicted again)" if counts.repredicted_frames else ""
+    print(
+        f"{counts.labelled_frames} labelled frames{again} -> {counts.predicted_frames} more, "
+        f"{counts.people} people, {counts.joints} joints -> {out}"
+    )
+    if counts.joints_lost or counts.people_lost:
+        print(
+            f"left out: {counts.joints_lost} joints without a maximum, outside the image or with "
+            f"too low a score; {counts.people_lost} people of whom nothing was left"
+        )
+    if source is not None and source.problems:
+        print(f"{len(source.problems)} frames could not be read (policy: {source.missing}):")
+        for problem in list(source.problems.values())[:10]:
+            print(f"  {problem}")
+
+
+def _with_boxes(path: Path, skeleton: Skeleton) -> PoseDataset:
+    """Annotations of which frames and boxes count: with the joints that the file names, whichever
+    they are; where it names none, with those of the model.
+    """
+    if path.is_dir():
+        return load_annotations(path)
+    data = read_json(path)
+    categories = data.get("categories") if isinstance(data, dict) else None
+    named = bool(categories and categories[0].get("keypoints"))
+    return from_coco(data, str(path), None if named else skeleton)
 
 
 def _boxes(
@@ -204,12 +455,15 @@ def _check_out(out: Path, folder: bool) -> None:
         raise ValueError(f"out: expected a folder to write to, got the file {out}")
     if not folder and out.is_dir():
         raise ValueError(f"out: expected a file to write, got the folder {out}")
+    above = next(parent for parent in out.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise ValueError(f"out: {out} cannot be written, as {above} is a file")
 
 
-def _check_joints(skeleton: Skeleton, format: str) -> None:
+def _check_joints(skeleton: Skeleton, format: str, whose: str) -> None:
     missing = [joint for joint in POSETRACK_EVAL.joints if joint not in skeleton.joints]
     if missing:
         raise ValueError(
-            f"format: {format} needs joints that the model does not have: {', '.join(missing)}; "
+            f"format: {format} needs joints that {whose} does not have: {', '.join(missing)}; "
             "'dataset' and 'coco' take any"
         )

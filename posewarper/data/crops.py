@@ -11,7 +11,7 @@ of the 2019 system have it; rotations are degrees.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -22,6 +22,8 @@ from posewarper.data.tables import Bools, Floats
 from posewarper.skeleton import Skeleton
 
 Images = npt.NDArray[np.uint8]
+
+HalfBodyDraw = Literal["normal", "uniform"]
 
 PIXELS_PER_SCALE = 200.0
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -168,7 +170,7 @@ class Augmentation:
     """How training crops vary; the defaults are those of the 2019 system.
 
     Attributes:
-        scale_factor: s in scale * clip(1 + s * normal, 1 - s, 1 + s).
+        scale_factor: s in scale * clip(1 + s * normal, 1 - s, 1 + s); below 1.
         rotation_factor: r in clip(r * normal, -2 r, 2 r) degrees.
         rotation_probability: how often a crop is turned at all.
         flip_probability: how often it is mirrored.
@@ -182,7 +184,8 @@ class Augmentation:
             little. Not in 2019.
 
     Raises:
-        ValueError: a probability outside 0..1, or a factor below 0; names it.
+        ValueError: a probability outside 0..1, a factor below 0 or infinite, a scale factor that
+            shrinks to nothing, or another draw; names it.
     """
 
     scale_factor: float = 0.35
@@ -191,15 +194,22 @@ class Augmentation:
     flip_probability: float = 0.5
     half_body_probability: float = 0.3
     half_body_joints: int = 8
-    half_body_draw: Literal["normal", "uniform"] = "normal"
+    half_body_draw: HalfBodyDraw = "normal"
     key_damage_probability: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if name.endswith("_probability") and not 0 <= value <= 1:
                 raise ValueError(f"{name}: expected 0 to 1, got {value!r}")
-            if name.endswith("_factor") and not value >= 0:
+            if name.endswith("_factor") and not 0 <= value < np.inf:
                 raise ValueError(f"{name}: expected 0 or more, got {value!r}")
+        if self.scale_factor >= 1:
+            raise ValueError(f"scale_factor: expected less than 1, got {self.scale_factor!r}")
+        if self.half_body_draw not in get_args(HalfBodyDraw):
+            raise ValueError(
+                f"half_body_draw: expected one of {', '.join(get_args(HalfBodyDraw))}, "
+                f"got {self.half_body_draw!r}"
+            )
 
     def draw(
         self,
@@ -240,7 +250,9 @@ class Augmentation:
 
     def damaged(self, random: np.random.Generator, image: Images) -> Images:
         """The crop [H, W, 3] of a key frame: as often as ``key_damage_probability`` says blurred by
-        motion, out of focus, or covered by a rectangle; otherwise as it is.
+        motion, out of focus, or covered in part by a rectangle of one colour; otherwise as it is.
+
+        Lengths are shares of the longer side, but never so short that small crops stay as they are.
         """
         # No draw where the option is off: other draws stay what they were.
         if not self.key_damage_probability or random.random() >= self.key_damage_probability:
@@ -248,15 +260,16 @@ class Augmentation:
         size = max(image.shape[:2])
         kind = random.integers(3)
         if kind == 0:
-            return _motion_blurred(
-                image, random.uniform(0.03, 0.1) * size, random.uniform(0, np.pi)
-            )
+            length = max(random.uniform(0.03, 0.1) * size, 3.0)
+            return _motion_blurred(image, length, random.uniform(0, np.pi))
         if kind == 1:
-            return _as_bytes(cv2.GaussianBlur(image, (0, 0), random.uniform(0.006, 0.024) * size))
+            sigma = max(random.uniform(0.006, 0.024) * size, 0.5)
+            return _as_bytes(cv2.GaussianBlur(image, (0, 0), sigma))
         covered = image.copy()
-        height_width = (random.uniform(0.15, 0.6, 2) * image.shape[:2]).astype(int)
-        low = (random.uniform(-0.5, 1, 2) * (image.shape[:2] - height_width // 2)).astype(int)
-        (top, left), (bottom, right) = low.clip(0), (low + height_width).clip(0)
+        hw = np.array(image.shape[:2])
+        extent = np.maximum((random.uniform(0.15, 0.6, 2) * hw).astype(int), 1)
+        low = (random.random(2) * hw - extent / 2).astype(int)  # the centre is in the crop
+        (top, left), (bottom, right) = low.clip(0), low + extent
         covered[top:bottom, left:right] = random.integers(0, 256, 3)
         return covered
 
@@ -283,7 +296,7 @@ class Augmentation:
 
 
 def _motion_blurred(image: Images, length: float, angle: float) -> Images:
-    """Mean over a line of so many pixels at so many radians."""
+    """Mean over a line about so many pixels long, at so many radians."""
     radius = int(np.ceil(length / 2))
     kernel = np.zeros((2 * radius + 1, 2 * radius + 1), np.float32)
     reach = np.array([np.cos(angle), np.sin(angle)]) * length / 2

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from posewarper.data.annotations import frame_of_file, read_json
 from posewarper.data.crops import (
@@ -68,9 +68,9 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
     =============  ==================================================================
 
     What is random follows from (seed, epoch, index) alone: the number of workers changes nothing,
-    and no worker repeats another one's draws. Set the epoch before each pass; workers that live on
-    see it. With the policy "skip" a sample whose frames are missing is None, and ``collate`` leaves
-    it out.
+    and no worker repeats another one's draws. ``samples[index]`` draws as in epoch 0; loops over
+    several epochs call ``sample``. With the policy "skip" a sample whose frames are missing is
+    None; with "nearest", one whose key frame is: targets never go with another frame's pixels.
 
     Args:
         dataset: annotations.
@@ -126,20 +126,15 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         self.delta, self.delta_range = delta, delta_range
         self.augmentation, self.normalised, self.seed = augmentation, normalised, seed
         self.center, self.scale = box_to_center_scale(boxes, crop_wh, padding)
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Other random draws from here on, in this process and in its workers."""
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any] | None:
-        return self.sample(index, int(self._epoch))
+        return self.sample(index, 0)
 
     def sample(self, index: int, epoch: int) -> dict[str, Any] | None:
-        """A sample with the random draws of any epoch, whatever ``set_epoch`` said."""
+        """A sample with the random draws of an epoch."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         random = np.random.default_rng((self.seed, epoch, index))
@@ -200,12 +195,6 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         if self.delta is not None:
             return self.delta
         return int(random.integers(-self.delta_range, self.delta_range + 1))
-
-
-def collate(samples: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """A batch without the samples that are None; None if none remains."""
-    present = [sample for sample in samples if sample is not None]
-    return default_collate(present) if present else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,8 +329,8 @@ class Windows(IterableDataset[Window]):
     """All windows of videos, in the order of time, one per frame that has boxes.
 
     Each frame is decoded once and held while windows need it. Worker processes share out the
-    videos: load with ``DataLoader(..., batch_size=None)``. A window with a frame that the source's
-    policy skips is left out, unless the policy replaces the frame.
+    videos: load with ``DataLoader(..., batch_size=None)``. A window with a missing frame that the
+    source's policy does not replace is left out; key frames are never replaced.
 
     Args:
         boxes: whose poses are wanted.

@@ -41,6 +41,8 @@ def load_posetrack(path: str | Path, *, renamed: bool = True) -> PoseDataset:
     names if all are eight digits, else by position. Files do not say how large images are
     (``video.fill_sizes`` does).
 
+    Scores of joints and people are read from both: who has them was predicted.
+
     Args:
         path: folder or file.
         renamed: PoseTrack17's images are named ``%08d.jpg`` below folders without ``images/``,
@@ -78,6 +80,8 @@ def save_posetrack(dataset: PoseDataset, folder: str | Path, kind: Format) -> li
 
     Only listed frames are written. PoseTrack18 keeps the joints of the data set's skeleton and
     knows no difference between visibility 1 and 2; PoseTrack17 has 15 joints, no ears, no boxes.
+    Predicted people have scores, as in files of predictions: PoseTrack18 a number per joint, 0 for
+    one without score; PoseTrack17 a number in each joint, without joints there is no such person.
 
     Returns:
         The files, one per video.
@@ -167,15 +171,17 @@ def _read_17(annolist: Sequence[Mapping[str, Any]], source: str, renamed: bool) 
     path = folder.removeprefix("images/") if renamed else folder
     count = max(len(names), *numbers)
     video = Video(path, count, 1, "%08d.jpg", path)
-    rows, keypoints, boxes, heads, tracks = [], [], [], [], []
+    rows, keypoints, boxes, heads, tracks, scores, totals = [], [], [], [], [], [], []
     for row, element in enumerate(annolist):
         for rect in element.get("annorect") or []:
-            joints = _joints_17(rect, f"{source}: image {names[row]}")
+            joints, of_joints = _joints_17(rect, f"{source}: image {names[row]}")
             rows.append(row)
             keypoints.append(joints)
             boxes.append(_extent(joints[joints[:, 2] > 0, :2], 1.0, _BOX_GROWTH_17))
             heads.append([float(_scalar(rect.get(k), np.nan)) for k in ("x1", "y1", "x2", "y2")])
             tracks.append(int(_scalar(rect.get("track_id"), -1)))
+            scores.append(of_joints)
+            totals.append(float(_scalar(rect.get("score"), np.nan)))
     frames = Frames.make(
         [video],
         np.zeros(len(names), np.int64),
@@ -198,12 +204,15 @@ def _read_17(annolist: Sequence[Mapping[str, Any]], source: str, renamed: bool) 
         np.array(boxes, np.float64),
         head_box=np.array(heads, np.float64),
         track_id=tracks,
+        joint_scores=np.array(scores, np.float64).reshape(-1, len(POSETRACK)),
+        score=totals,
     )
     return PoseDataset(POSETRACK, (video,), frames, people, source)
 
 
-def _joints_17(rect: Mapping[str, Any], place: str) -> Floats:
-    joints = np.zeros((len(POSETRACK), 3))
+def _joints_17(rect: Mapping[str, Any], place: str) -> tuple[Floats, Floats]:
+    """Keypoints [17, 3] and their scores [17], NaN where there is none."""
+    joints, scores = np.zeros((len(POSETRACK), 3)), np.full(len(POSETRACK), np.nan)
     points = _scalar(rect.get("annopoints"), {}).get("point") or []
     for point in points:
         joint = int(_scalar(point.get("id"), -1))
@@ -211,7 +220,8 @@ def _joints_17(rect: Mapping[str, Any], place: str) -> Floats:
             raise ValueError(f"{place}: joint id {joint}, expected 0..{len(_SLOT_17) - 1}")
         visible = 2 if int(_scalar(point.get("is_visible"), 1)) else 1
         joints[_SLOT_17[joint]] = _scalar(point["x"]), _scalar(point["y"]), visible
-    return joints
+        scores[_SLOT_17[joint]] = _scalar(point.get("score"), np.nan)
+    return joints, scores
 
 
 def _regions_17(element: Mapping[str, Any]) -> list[Floats]:
@@ -228,6 +238,7 @@ def _as_18(
     dataset: PoseDataset, position: int, rows: Ints, people_of: Sequence[Ints]
 ) -> dict[str, Any]:
     frames, people, video = dataset.frames, dataset.people, dataset.videos[position]
+    predicted = people.predicted
     digits = re.match(r"\d+", posixpath.basename(video.name))
     images, annotations = [], []
     for row in rows.tolist():
@@ -254,7 +265,9 @@ def _as_18(
                 "track_id": int(people.track_id[person]),
                 "image_id": image_id,
                 "bbox": plain(people.bbox[person]),
-                "scores": [],
+                "scores": plain(np.nan_to_num(people.joint_scores[person]))
+                if predicted[person]
+                else [],
                 "category_id": 1,
                 "id": int(people.annotation_id[person]),
                 "iscrowd": bool(people.crowd[person]),
@@ -263,6 +276,8 @@ def _as_18(
             head = people.head_box[person]
             if np.isfinite(head).all():
                 annotation["bbox_head"] = plain(np.concatenate([head[:2], head[2:] - head[:2]]))
+            if np.isfinite(people.score[person]):
+                annotation["score"] = float(people.score[person])
             annotations.append(annotation)
     category = {
         "supercategory": "person",
@@ -279,23 +294,29 @@ def _as_17(dataset: PoseDataset, rows: Ints, people_of: Sequence[Ints]) -> dict[
     slots = [dataset.skeleton.index(joint) for joint in POSETRACK_EVAL.joints]
     # PoseTrack18 has no mark for hidden joints: all of its labelled ones count as visible.
     seen = 2 if (people.keypoints[:, :, 2] > 1).any() else 1
+    predicted = people.predicted
     elements = []
     for row in rows.tolist():
         rects = []
         for person in people_of[row].tolist():
-            joints = people.keypoints[person][slots]
+            joints, scores = people.keypoints[person][slots], people.joint_scores[person][slots]
             points = [
                 {
                     "id": [joint],
                     "x": plain(joints[joint, :1]),
                     "y": plain(joints[joint, 1:2]),
                     "is_visible": [int(joints[joint, 2] >= seen)],
+                    **({"score": plain(scores[[joint]])} if np.isfinite(scores[joint]) else {}),
                 }
                 for joint in np.flatnonzero(joints[:, 2] > 0).tolist()
             ]
+            if predicted[person] and not points:
+                continue  # nothing would tell it from a human label
             rect: dict[str, Any] = {"annopoints": [{"point": points}]}
             if people.track_id[person] >= 0:
                 rect["track_id"] = [int(people.track_id[person])]
+            if np.isfinite(people.score[person]):
+                rect["score"] = [float(people.score[person])]
             head = people.head_box[person]
             if np.isfinite(head).all():
                 corners = zip(("x1", "y1", "x2", "y2"), plain(head), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import warnings
 from collections import OrderedDict
@@ -24,6 +25,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg")
 # decoder threads, which a forked process does not have.
 _INHERITED: list[cv2.VideoCapture] = []
 _JUMP = 48  # decoding this many frames is cheaper than seeking
+_OPEN_FILES = 4  # of a source; each holds threads, memory and a file descriptor
 
 
 class FrameError(ValueError):
@@ -35,8 +37,9 @@ class FrameSource:
 
     Where the folder of a video does not exist but a video file of the same name does
     (``clip.mp4`` for ``clip``), frames come from the file. The last frames read are kept, so that
-    people and windows that share a frame do not decode it again. Copies in worker processes
-    open their own files.
+    people and windows that share a frame do not decode it again. So are the video files read last
+    kept open, a few of them. Copies in worker processes open their own files, each with one
+    decoder thread.
 
     Args:
         root: folder that paths of videos start from.
@@ -46,10 +49,11 @@ class FrameSource:
 
     Attributes:
         root: as given.
-        missing: "error" raises; "skip" gives None; "nearest" the nearest frame of the video
-            that can be read, the earlier one of two; "key" the key frame in place of a support
-            frame, as the 2019 system does (a missing key frame is an error). All but the first
-            warn, once per frame, and are recorded in ``problems``.
+        missing: "error" raises; "skip" gives None; "nearest" takes, in place of a support frame,
+            the nearest frame of the video that can be read, the earlier one of two; "key" the key
+            frame, as the 2019 system does. No other frame's pixels stand for a key frame, where
+            labels and boxes are: a missing one is None with "nearest", and an error with "key".
+            All but the first warn, once per frame, and are recorded in ``problems``.
         problems: message per missing frame (name of the video, number).
         decoded: how many frames were decoded so far.
 
@@ -77,9 +81,10 @@ class FrameSource:
         self._cached_frames = cached_frames
         self._cache: OrderedDict[tuple[str, int], Image] = OrderedDict()
         self._files: dict[str, VideoFile | None] = {}
+        self._opened: OrderedDict[str, VideoFile] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": OrderedDict()}
+        return {**self.__dict__, "_cache": OrderedDict(), "_opened": OrderedDict()}
 
     def read(self, video: Video, number: int, *, key: int | None = None) -> Image | None:
         """A frame as RGB [H, W, 3] uint8, not to be written to.
@@ -87,10 +92,12 @@ class FrameSource:
         Args:
             video: where it lies.
             number: which it is.
-            key: the key frame that it supports; for the policy "key".
+            key: the key frame that it supports, or ``number`` for the key frame itself; for the
+                policies "nearest" and "key". None: none, so that any frame is near enough.
 
         Returns:
-            The frame, or None if it is missing and the policy is "skip".
+            The frame, or None if it is missing and the policy is "skip", or "nearest" and it is
+            the key frame.
 
         Raises:
             FrameError: it is missing or damaged, and the policy is "error" or there is nothing
@@ -116,7 +123,7 @@ class FrameSource:
         if (video.name, number) not in self.problems:
             self.problems[video.name, number] = str(error)
             warnings.warn(f"{error} (policy: {self.missing})", stacklevel=3)
-        if self.missing == "skip":
+        if self.missing == "skip" or (self.missing == "nearest" and key == number):
             return None
         if self.missing == "key" and key is not None:
             return self._read_exact(video, key)
@@ -149,6 +156,10 @@ class FrameSource:
         return image
 
     def _from_file(self, file: VideoFile, video: Video, number: int) -> Image:
+        self._opened[video.name] = file
+        self._opened.move_to_end(video.name)
+        if len(self._opened) > _OPEN_FILES:
+            self._opened.popitem(last=False)[1].close()
         image = file.read(number - video.first_frame)
         if image is None:
             raise FrameError(
@@ -201,7 +212,7 @@ class VideoFile:
             capture = self._jump(index)
         while self._next <= index:
             if not capture.grab():
-                self._close()
+                self.close()
                 return None
             self._next += 1
         done, image = capture.retrieve()
@@ -214,19 +225,28 @@ class VideoFile:
     def index(self) -> npt.NDArray[np.float64]:
         """Time stamps in milliseconds, one per frame."""
         if self._times is None:
-            self._close()
+            self.close()
             capture = self._open()
             times = []
             while capture.grab():
                 times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
             self._times = np.array(times)
-            self._close()
+            self.close()
         return self._times
+
+    def close(self) -> None:
+        """Let go of the decoder; the next read opens the file again, and needs no new index."""
+        if self._capture is not None and self._owner == os.getpid():
+            self._capture.release()
+        elif self._capture is not None:
+            _INHERITED.append(self._capture)
+        self._capture = None
 
     def _jump(self, index: int) -> cv2.VideoCapture:
         """Leave the capture so that grabs from ``self._next`` on lead to ``index``."""
-        times = self.index()
-        if _JUMP < index < len(times) and (np.diff(times) > 0).all():
+        # Near the beginning the index would cost more than decoding from there.
+        times = self.index() if index > _JUMP else np.zeros(0)
+        if index < len(times) and (np.diff(times) > 0).all():
             capture = self._open()
             for back in (1, 16, 64, 256):
                 # The frame before is asked for, so that the wanted one is still to be grabbed.
@@ -237,7 +257,7 @@ class VideoFile:
                 if len(here) == 1 and here[0] < index:
                     self._next = int(here[0]) + 1
                     return capture
-        self._close()
+        self.close()
         return self._open()
 
     def _open(self) -> cv2.VideoCapture:
@@ -248,19 +268,15 @@ class VideoFile:
         if self._capture is None:
             if not self.path.is_file():
                 raise FrameError(f"{self.path}: there is no such video file")
-            self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+            # Worker processes share the cores already.
+            alone = multiprocessing.parent_process() is None
+            options = [] if alone else [cv2.CAP_PROP_N_THREADS, 1]
+            self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG, options)
             if not self._capture.isOpened():
                 self._capture = None
                 raise FrameError(f"{self.path}: not a video that OpenCV can read")
             self._owner, self._next = os.getpid(), 0
         return self._capture
-
-    def _close(self) -> None:
-        if self._capture is not None and self._owner == os.getpid():
-            self._capture.release()
-        elif self._capture is not None:
-            _INHERITED.append(self._capture)
-        self._capture = None
 
 
 def fill_sizes(dataset: PoseDataset, source: FrameSource) -> PoseDataset:

@@ -97,6 +97,7 @@ def compare_datasets(
         size = point_extents(points[:, :, :2], labelled)
     else:
         raise ValueError(f"lengths: expected 'head', 'box' or 'extent', got {lengths!r}")
+    size = np.where(size > 0, size, np.nan)  # an empty box, or a single joint, tells no length
     return evaluate_pck(
         guess,
         points[:, :, :2],

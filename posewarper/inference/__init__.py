@@ -1,27 +1,32 @@
 """What a trained model is for: predicting, propagating labels, aggregating windows of frames."""
 
 from posewarper.inference.aggregation import Predicted, Scoring, predict_boxes
-from posewarper.inference.augmentation import augment, augment_labels
+from posewarper.inference.augmentation import augment_labels
 from posewarper.inference.nms import joint_sigmas, oks_between, oks_nms, soft_oks_nms
 from posewarper.inference.predictor import PRECISIONS, PosePredictor, choose_device
-from posewarper.inference.propagation import Propagator, propagate, propagate_labels
+from posewarper.inference.propagation import (
+    PropagationOptions,
+    Propagator,
+    make_propagator,
+    propagate_labels,
+)
 from posewarper.inference.tracks import labels_of
 
 __all__ = [
     "PRECISIONS",
     "PosePredictor",
     "Predicted",
+    "PropagationOptions",
     "Propagator",
     "Scoring",
-    "augment",
     "augment_labels",
     "choose_device",
     "joint_sigmas",
     "labels_of",
+    "make_propagator",
     "oks_between",
     "oks_nms",
     "predict_boxes",
-    "propagate",
     "propagate_labels",
     "soft_oks_nms",
 ]

@@ -35,10 +35,6 @@ Mode = Literal["aggregate", "single", "both"]
 PersonScore = Literal["product", "box", "joints"]
 
 _KEY_ONLY = Window.equal(0)
-_NOT_FINITE = (
-    "model: its heatmaps are not finite: the weights are damaged, or the precision is too low for "
-    "them (fp32 and bf16 have the larger range)"
-)
 
 
 @dataclass(frozen=True)
@@ -83,21 +79,28 @@ class Predicted:
     Attributes:
         datasets: by "aggregate" and "single", whichever were asked for.
         left_out: name of the video and number of each key frame that was left out because a frame
-            of its window is missing (policy "skip").
+            of its window is missing (policy "skip"), or it is itself ("nearest").
+        unreadable: the same of each frame that could not be read.
     """
 
     datasets: Mapping[str, PoseDataset]
     left_out: tuple[tuple[str, int], ...]
+    unreadable: tuple[tuple[str, int], ...] = ()
 
     def summary(self) -> str:
-        """What was left out, for people; empty if nothing was."""
-        if not self.left_out:
-            return ""
-        by_video: dict[str, list[str]] = {}
-        for name, number in self.left_out:
-            by_video.setdefault(name, []).append(str(number))
-        listed = "; ".join(f"{name}: {', '.join(of)}" for name, of in by_video.items())
-        return f"{len(self.left_out)} frames left out, as frames are missing: {listed}"
+        """What was left out and could not be read, for people; empty if there is nothing."""
+        lines = []
+        for frames, what in (
+            (self.left_out, "frames left out, as frames are missing"),
+            (self.unreadable, "frames could not be read"),
+        ):
+            by_video: dict[str, list[str]] = {}
+            for name, number in frames:
+                by_video.setdefault(name, []).append(str(number))
+            listed = "; ".join(f"{name}: {', '.join(of)}" for name, of in by_video.items())
+            if frames:
+                lines.append(f"{len(frames)} {what}: {listed}")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +145,7 @@ def predict_boxes(
         predictor: the model.
         boxes: from ``annotated_boxes`` or ``load_detections``.
         source: frames. With the policy "skip" a key frame is left out if any frame of its window
-            is missing.
+            is missing, with "nearest" if it is itself.
         dataset: videos and frames that the boxes refer to.
         mode: "aggregate": each pose from a window of frames; "single": from its frame alone, as
             any backbone does; "both" of them.
@@ -191,6 +194,7 @@ def predict_boxes(
                 maps = predictor.aggregate(heatmaps, window)
             else:
                 maps = heatmaps[:, window.key_index]
+            check_finite(maps)
             center = np.stack([person.center for person in people])
             found[name].put(rows, *predictor.decode(maps, center, scale[rows]))
 
@@ -205,12 +209,14 @@ def predict_boxes(
         f"poses of {dataset.source}",
     )
     missing = sorted({place for place, ok in zip(_places(boxes), done, strict=True) if not ok})
+    left_out = tuple((dataset.videos[video].name, number) for video, number in missing)
     return Predicted(
         {
             name: found[name].as_dataset(base, boxes, frame, tracks, area, done, scoring)
             for name in names
         },
-        tuple((dataset.videos[video].name, number) for video, number in missing),
+        left_out,
+        tuple(sorted(source.problems)),
     )
 
 
@@ -226,8 +232,6 @@ class _Found:
         return cls(np.zeros((boxes, joints, 2)), np.zeros((boxes, joints)))
 
     def put(self, rows: Ints, points: Floats, heights: Floats) -> None:
-        if not (np.isfinite(points).all() and np.isfinite(heights).all()):
-            raise ValueError(_NOT_FINITE)
         self.points[rows], self.heights[rows] = points, heights
 
     def as_dataset(
@@ -279,15 +283,21 @@ class _Found:
         return replace(base, frames=replace(base.frames, labelled=labelled), people=people)
 
 
-class _Guarded(IterableDataset[FrameWindow | FrameError]):
-    """Windows; a missing frame comes as its error, which a worker process would wrap in a trace."""
+_Problems = dict[tuple[str, int], str]  # as ``FrameSource.problems``
+
+
+class _Guarded(IterableDataset[FrameWindow | _Problems | FrameError]):
+    """Windows, and in the end what was missing, which the source of a worker process knows alone;
+    an error comes as such, which a worker process would wrap in a trace.
+    """
 
     def __init__(self, windows: Windows):
         self.windows = windows
 
-    def __iter__(self) -> Iterator[FrameWindow | FrameError]:
+    def __iter__(self) -> Iterator[FrameWindow | _Problems | FrameError]:
         try:
             yield from self.windows
+            yield self.windows.source.problems
         except FrameError as error:
             yield error
 
@@ -309,14 +319,19 @@ def _stream(
     windows = Windows(boxes, source, window.deltas, crop_wh=model.crop_wh, padding=model.padding)
     loader = DataLoader(_Guarded(windows), batch_size=None, num_workers=workers)
     total = len(set(_places(boxes)))
-    for item in tqdm(loader, total=total, unit="frame", desc="poses", disable=not progress):
-        if isinstance(item, FrameError):
-            raise item
-        # Frames that are clipped to the video occur several times in a window.
-        _, first, index = np.unique(item.numbers, return_index=True, return_inverse=True)
-        for person, box in enumerate(item.boxes.tolist()):
-            crops = item.crops[person, first]
-            yield _Crops(box, crops, index, item.center[person], item.scale[person])
+    with tqdm(total=total, unit="frame", desc="poses", disable=not progress) as bar:
+        for item in loader:
+            if isinstance(item, FrameError):
+                raise item
+            if isinstance(item, dict):
+                source.problems.update(item)
+                continue
+            bar.update()
+            # Frames that are clipped to the video occur several times in a window.
+            _, first, index = np.unique(item.numbers, return_index=True, return_inverse=True)
+            for person, box in enumerate(item.boxes.tolist()):
+                crops = item.crops[person, first]
+                yield _Crops(box, crops, index, item.center[person], item.scale[person])
 
 
 def _batches(people: Iterable[_Crops], size: int) -> Iterator[list[_Crops]]:
@@ -330,9 +345,21 @@ def _window_heatmaps(predictor: PosePredictor, people: Sequence[_Crops]) -> Tens
     first = starts([len(person.crops) for person in people])
     index = np.stack([at + p.index for at, p in zip(first[:-1], people, strict=True)])
     heatmaps = predictor.heatmaps(torch.cat([person.crops for person in people]))
-    if not torch.isfinite(heatmaps).all():  # the warp would sample nothing, and nobody notice
-        raise ValueError(_NOT_FINITE)
+    check_finite(heatmaps)
     return heatmaps[torch.from_numpy(index).to(heatmaps.device)]
+
+
+def check_finite(heatmaps: Tensor) -> None:
+    """Warps sample nothing where maps are not finite, and nobody would notice.
+
+    Raises:
+        ValueError: some value is not finite.
+    """
+    if not torch.isfinite(heatmaps).all():
+        raise ValueError(
+            "model: its heatmaps are not finite: the weights are damaged, or the precision is too "
+            "low for them (fp32 and bf16 have the larger range)"
+        )
 
 
 def _check_boxes(boxes: Boxes, dataset: PoseDataset) -> None:

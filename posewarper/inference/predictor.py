@@ -17,33 +17,12 @@ from posewarper.data.crops import crop_matrices, invert_matrices, normalise, tra
 from posewarper.data.tables import Floats
 from posewarper.heatmaps import REFINEMENTS, decode, merge_flipped
 from posewarper.models import HEATMAP_STRIDE, PoseModel, PoseWarper, Window, channels_last
+from posewarper.models.devices import choose_device
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 }  # fmt: skip
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """A device by name; "auto" is the GPU if there is one.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device: expected 'auto', 'cpu', 'cuda', .., got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: 'cuda' was asked for, but PyTorch finds no GPU here")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"device: {name!r} cannot be used here ({reason})") from None
-    return device
 
 
 class PosePredictor:

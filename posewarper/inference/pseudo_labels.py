@@ -16,6 +16,7 @@ from posewarper.inference.tracks import Target
 from posewarper.skeleton import Skeleton
 
 _HEAD = {"nose", "head", "eye", "ear", "neck"}  # words in the names of joints that move with it
+_LEAST_SIDE = 2.0  # pixels of a box: training takes one off, and a crop needs an extent
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Counts:
 
     Attributes:
         labelled_frames: frames with human labels, also those that were predicted again.
-        predicted_frames: frames with predicted people.
+        predicted_frames: other frames with predicted people.
+        repredicted_frames: labelled frames with predicted people in place of their labels.
         people: predicted.
         people_lost: of whom no joint was left, or whose frame could not be read.
         joints: predicted.
@@ -34,6 +36,7 @@ class Counts:
 
     labelled_frames: int
     predicted_frames: int
+    repredicted_frames: int
     people: int
     people_lost: int
     joints: int
@@ -51,7 +54,8 @@ def with_predictions(
     Joints that lie outside the image or have a score not above the threshold become unlabelled,
     (0, 0) with visibility 0; people of whom no joint is left are left out. The others carry on
     track id, visibility, and, moved with their joints, box and head box of their labels. The box is
-    cut to the image. A target in a labelled frame takes the place of its label.
+    cut to the image, and at least two pixels wide and high. A target in a labelled frame takes the
+    place of its label.
 
     Args:
         dataset: human labels.
@@ -82,9 +86,11 @@ def with_predictions(
             if label is not None:
                 replaced.append(int(target.track.rows[label]))
     result = _with_people(complete, found, frame_rows, replaced)
+    again = set(np.flatnonzero(complete.frames.labelled).tolist())
     counts = Counts(
         int(dataset.frames.labelled.sum()),
-        len(set(frame_rows)),
+        len(set(frame_rows) - again),
+        len(set(frame_rows) & again),
         len(found),
         lost,
         int(sum((person.keypoints[:, 2] > 0).sum() for person in found)),
@@ -117,8 +123,9 @@ def _found(
     keypoints[keep, :2] = joints[keep]
     keypoints[keep, 2] = target.visibility[keep]
     low, high, head = _boxes(target, joints, keep, skeleton)
-    low = np.maximum(low, 0)
-    high = np.maximum(np.minimum(high, np.where(size_wh > 0, size_wh, np.inf)), low)
+    limit = np.where(size_wh > 0, size_wh, np.inf)
+    low = np.maximum(np.minimum(low, limit - _LEAST_SIDE), 0)
+    high = np.maximum(np.minimum(high, limit), low + _LEAST_SIDE)
     return _Found(
         target.track.track_id,
         keypoints,

@@ -25,6 +25,7 @@ from posewarper.data.crops import box_to_center_scale, crop, crop_matrices, tran
 from posewarper.data.tables import Bools, Video
 from posewarper.data.video import FrameSource, Image
 from posewarper.heatmaps import encode
+from posewarper.inference.aggregation import check_finite
 from posewarper.inference.baselines import Poses
 from posewarper.inference.predictor import PosePredictor
 from posewarper.inference.tracks import Target
@@ -44,7 +45,7 @@ class Warp:
         rounded: label heatmaps centred on the nearest heatmap pixel, as in 2019.
 
     Raises:
-        ValueError: a share outside 0..1, or a model without a warp head.
+        ValueError: a model without a warp head.
     """
 
     predictor: PosePredictor
@@ -52,8 +53,6 @@ class Warp:
     rounded: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.own_weight <= 1:
-            raise ValueError(f"own_weight: expected 0 to 1, got {self.own_weight}")
         self.predictor.warper  # noqa: B018  refuses a model without a warp head
 
     def __call__(
@@ -172,6 +171,7 @@ def _decode(
     model = predictor.model
     boxes = np.stack([targets[row].crop_box for row in rows])
     center, scale = box_to_center_scale(boxes, model.crop_wh, model.padding)
+    check_finite(maps)
     joints, scores = predictor.decode(maps, center, scale)
     poses.joints[rows] = np.where(known[:, :, None], joints, np.nan)
     poses.scores[rows] = np.where(known, scores, np.nan)
@@ -233,7 +233,9 @@ class _Heatmaps:
                 present.append(wanted)
         if present:
             stacked = torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.stack(pixels), -1, 1)))
-            self._maps.update(zip(present, self.predictor.heatmaps(stacked), strict=True))
+            maps = self.predictor.heatmaps(stacked)
+            check_finite(maps)
+            self._maps.update(zip(present, maps, strict=True))
         found = [self._maps[wanted] for wanted in crops]
         self._uses.subtract(crops)
         for wanted in set(crops):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +100,11 @@ def train(
         augmentation, loss, optimizer, schedule, loop,
     )  # fmt: skip
     with join(loop.device) as processes:
-        return _train(config, processes, restart, progress)
+        result = _train(config, processes, restart, progress)
+        if processes.is_first:
+            score = "no validation" if result.pck is None else f"validation PCK {result.pck:.3f}"
+            print(f"best model: {result.best} ({score})")
+        return result
 
 
 def _train(
@@ -115,8 +118,13 @@ def _train(
         torch.backends.cudnn.benchmark = not loop.deterministic
     state = None if restart else read_state_file(config.out)
     if state is not None:
-        done = state["position"]["epoch"]
-        changed = differences(state["config"], config.plain(), done)
+        begun = state["position"]["epoch"] + (state["position"]["step"] > 0)
+        if loop.epochs < begun:
+            raise ValueError(
+                f"loop.epochs: expected at least {begun}, as the run in {config.out} is that far, "
+                f"got {loop.epochs}; choose another folder, or --restart true to start over"
+            )
+        changed = differences(state["config"], config.plain())
         if changed:
             raise ValueError(
                 f"{config.out}: holds a run with another configuration ({'; '.join(changed)}); "
@@ -143,11 +151,13 @@ def _train(
         if restart:
             folder.clear()
         folder.write_setting(config.plain(), processes.device)
+        if state is not None:  # a crash may have come between the state and the log
+            folder.write_log(training.history)
         _announce(training, resumed=state is not None)
     if training.position.epoch < loop.epochs:
         training.run()
     elif folder is not None and not (config.out / FINAL).exists():
-        shutil.copyfile(config.out / BEST, config.out / FINAL)
+        training.write_final()
     return TrainingResult(
         config.out,
         config.out / BEST,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from posewarper.data.crops import Augmentation
 from posewarper.data.video import Missing
@@ -74,6 +74,7 @@ class DataConfig:
         for name in ("delta_range", "workers", "cache_mb"):
             if getattr(self, name) is not None:
                 _at_least(f"data.{name}", getattr(self, name), 0)
+        _one_of("data.missing", self.missing, get_args(Missing))
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,17 @@ class ModelConfig:
         stem_blocks: bottleneck blocks of the stem.
         softmax_sigma: heatmaps are a softmax over all pixels, scaled to the height of a Gaussian of
             this standard deviation in heatmap pixels; none: the last layer's outputs, as published.
-        head_width: channels of the warp head's residual blocks; by default 128.
-        head_blocks: how many of them; by default 20.
-        dilations: of the warp's convolutions; by default 3, 6, 12, 18, 24.
+        head_width: channels of the warp head's residual blocks; by default as ``init``, or 128.
+        head_blocks: how many of them; by default as ``init``, or 20.
+        dilations: of the warp's convolutions; by default as ``init``, or 3, 6, 12, 18, 24. Weights
+            alone do not tell theirs.
         refinement: how the finished model decodes maxima (quarter, dark, none); by default quarter.
         window: frames and weights that the finished model aggregates by, one of posetrack-2019,
             posetrack-2019-causal, paper, paper-causal; by default posetrack-2019.
         freeze_backbone: in stage warp train the head only, as in the paper.
         backbone_batch_stats: a frozen backbone normalises by the statistics of the batch and
             updates its own, as in 2019.
+        reset_head: in stage warp start with a new head, the identity, also where ``init`` has one.
     """
 
     size: str | None = None
@@ -118,6 +121,7 @@ class ModelConfig:
     window: str | None = None
     freeze_backbone: bool = True
     backbone_batch_stats: bool = False
+    reset_head: bool = False
 
     def __post_init__(self) -> None:
         _one_of("model.size", self.size, (None, *HRNET_SIZES))
@@ -175,10 +179,10 @@ class OptimizerConfig:
         kind: adam, adamw or sgd.
         lr: learning rate at its highest.
         weight_decay: L2 penalty of adam and sgd, decay of adamw.
-        decay_all: decay biases and the scales of normalisation too; else weights of convolutions
-            only.
+        decay_all: decay biases, the scales of normalisation and the warp's kernels (which start as
+            the identity) too; else weights of convolutions only.
         momentum: of sgd.
-        nesterov: of sgd.
+        nesterov: of sgd only.
         max_norm: longer gradients (2-norm of all) are shortened to this; none: as they are.
         ema: decay per step of a moving average of the weights, for instance 0.999; it is what is
             validated and saved. None: no average.
@@ -198,8 +202,11 @@ class OptimizerConfig:
         _positive("optimizer.lr", self.lr)
         _at_least("optimizer.weight_decay", self.weight_decay, 0)
         _share("optimizer.momentum", self.momentum)
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("optimizer.nesterov: expected a momentum above 0, got 0")
+        if self.nesterov and (self.kind != "sgd" or self.momentum == 0):
+            raise ValueError(
+                f"optimizer.nesterov: expected sgd with a momentum above 0, got {self.kind} with "
+                f"{self.momentum}"
+            )
         if self.max_norm is not None:
             _positive("optimizer.max_norm", self.max_norm)
         if self.ema is not None:
@@ -212,8 +219,8 @@ class ScheduleConfig:
 
     Attributes:
         kind: step: times ``factor`` after each milestone; cosine: to 0 at the end; constant.
-        milestones: epochs after which the rate drops: 10, 15 of 20 epochs gives 10, 5 and 5 epochs
-            at three rates.
+        milestones: of kind step, epochs after which the rate drops: 10, 15 of 20 epochs gives 10, 5
+            and 5 epochs at three rates.
         factor: of each drop.
         warmup: share of all steps in which the rate grows linearly from 0.
     """
@@ -231,6 +238,11 @@ class ScheduleConfig:
         ):
             raise ValueError(
                 f"schedule.milestones: expected growing numbers from 1, got {self.milestones}"
+            )
+        if self.milestones and self.kind != "step":
+            raise ValueError(
+                f"schedule.milestones: expected none with schedule.kind {self.kind}, got "
+                f"{list(self.milestones)}"
             )
         _positive("schedule.factor", self.factor)
         _share("schedule.warmup", self.warmup)
@@ -250,7 +262,7 @@ class LoopConfig:
         precision: of convolutions; fp16 needs a GPU.
         channels_last: the memory layout that convolutions are fastest in.
         compile: compile the network; worth it for long runs on a GPU.
-        device: auto, cpu, cuda or cuda:1; with torchrun every process takes its own GPU.
+        device: auto, cpu, cuda or cuda:1; with torchrun cuda, of which every process takes its own.
         sync_batch_norm: with several processes, normalise by the statistics of all of them.
         seed: of initial weights, order and augmentation.
         deterministic: choose convolution algorithms on a GPU that repeat exactly, at some cost.
@@ -311,6 +323,12 @@ class RunConfig:
                 raise ValueError("init_part: expected 'all' in stage warp, got 'features'")
             if self.loss.kind != "mse":
                 raise ValueError(f"loss.kind: expected 'mse' in stage warp, got {self.loss.kind!r}")
+        elif self.model.reset_head:
+            raise ValueError(
+                "model.reset_head: expected stage warp; models of stage pose have no head"
+            )
+        if self.init is None and self.init_part != "all":
+            raise ValueError(f"init_part: {self.init_part!r} needs a model to start from, init")
         if self.init is None and self.loss.kind == "cross_entropy" and not self.model.softmax_sigma:
             raise ValueError("loss.kind: cross_entropy needs model.softmax_sigma, got none")
         if self.loop.precision == "fp16" and self.loop.device == "cpu":
@@ -330,15 +348,20 @@ HARMLESS = (
 )  # fmt: skip
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], epochs_done: int) -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Why a run of one plain configuration cannot go on with another: ``name: old -> new``.
 
-    More epochs are no reason, except where the schedule stretches over the whole run.
+    Options that the old one does not know, being of an older version, had their default. Another
+    number of epochs is no reason, except where the schedule stretches over the whole run.
     """
-    was, now = flatten(old), flatten(new)
-    whole_run = now.get("schedule.kind") == "cosine" or now.get("schedule.warmup")
+    defaults = RunConfig(DataConfig(Path(), Path()), Path()).plain()
+    whole = {
+        name: {**value, **old.get(name, {})} if isinstance(value, dict) else old.get(name, value)
+        for name, value in defaults.items()
+    }
+    was, now = flatten({**old, **whole}), flatten(new)
     harmless = set(HARMLESS)
-    if not whole_run and now.get("loop.epochs", 0) >= epochs_done:
+    if now.get("schedule.kind") != "cosine" and not now.get("schedule.warmup"):
         harmless.add("loop.epochs")
     return [
         f"{name}: {was.get(name)} -> {now.get(name)}"

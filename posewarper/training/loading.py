@@ -6,10 +6,12 @@ processes nor that of workers changes them, and any batch of any epoch can be th
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import warnings
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, NamedTuple
 
 import cv2
@@ -25,8 +27,8 @@ from posewarper.training.config import RunConfig
 from posewarper.training.processes import Processes
 
 _FRAME_BYTES = 1280 * 720 * 3  # of frames whose size no file tells
-_LEAST_FRAMES = 16
 _MOST_WORKERS = 16
+_GRACE = 20.0  # seconds that workers live on after SIGTERM; torchrun kills after 30
 
 
 class Batch(NamedTuple):
@@ -185,6 +187,16 @@ class Batches:
     def __len__(self) -> int:
         return len(self.order)
 
+    def fingerprint(self) -> str:
+        """Of what samples are made from: file names, boxes, keypoints, in their order."""
+        dataset, rows = self.samples.dataset, self.samples.rows
+        people, frames = dataset.people, dataset.frames
+        used = people.frame[rows]
+        digest = hashlib.sha256("\n".join(frames.file_name[i] for i in used.tolist()).encode())
+        for numbers in (people.keypoints[rows], self.samples.center, self.samples.scale):
+            digest.update(np.ascontiguousarray(numbers, np.float64).tobytes())
+        return digest.hexdigest()
+
 
 def training_batches(
     config: RunConfig,
@@ -229,9 +241,7 @@ def _source(config: RunConfig, dataset: PoseDataset, root: Any, workers: int) ->
     frame_bytes = 3 * float(known.mean()) if len(known) else _FRAME_BYTES
     sources = max(workers, 1) * (1 if config.data.val is None else 2)
     frames = int(config.data.cache_mb * 2**20 / sources / frame_bytes)
-    source = FrameSource(
-        root, config.data.missing, dataset=dataset, cached_frames=max(frames, _LEAST_FRAMES)
-    )
+    source = FrameSource(root, config.data.missing, dataset=dataset, cached_frames=frames)
     source.prepare(dataset.videos[i] for i in np.unique(dataset.frames.video).tolist())
     return source
 
@@ -258,7 +268,14 @@ def _as_it_is(batch: Any) -> Batch:
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # one thread for each worker
-    # Ctrl-C and the signals of batch systems reach all processes. The training process ends the
-    # step, and then its workers.
+    # Ctrl-C and the signals of batch systems reach all processes, and the training process wants to
+    # end its step. But SIGTERM is also how Python ends workers that it then waits for.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_soon)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _end_soon(number: int, frame: FrameType | None) -> None:
+    """Lets SIGALRM end this process; a repeated signal does not put that off."""
+    if signal.getitimer(signal.ITIMER_REAL)[0] == 0:
+        signal.setitimer(signal.ITIMER_REAL, _GRACE)

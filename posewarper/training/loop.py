@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import time
 from contextlib import AbstractContextManager
@@ -25,31 +24,39 @@ from posewarper.training.config import RunConfig
 from posewarper.training.interrupts import Interrupts
 from posewarper.training.loading import Batch, Batches
 from posewarper.training.losses import HeatmapLoss, joints_found
-from posewarper.training.optimization import learning_rate, make_optimizer, moving_average
+from posewarper.training.optimization import (
+    is_finite,
+    learning_rate,
+    make_optimizer,
+    moving_average,
+)
 from posewarper.training.processes import Processes, share_batch_norm, share_gradients
-from posewarper.training.progress import Position, Sums
-from posewarper.training.run_folder import FINAL, RunFolder
-
-log = logging.getLogger("posewarper.training")
+from posewarper.training.progress import FrameProblems, Position, Sums, log
+from posewarper.training.run_folder import FINAL, RunFolder, check_data
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LOOK_EVERY = 20  # steps between looks at results, each of which waits for the GPU
-_TOLD = 5  # messages about frames per epoch
 
 
 class CropsToMaps(nn.Module):
-    """From the crops of a batch to what the loss compares: logits, or warped heatmaps."""
+    """From the crops of a batch to what the loss compares: logits, or warped heatmaps.
 
-    def __init__(self, network: HRNet | PoseWarper):
+    Args:
+        network: in use.
+        channels_last: the layout of what goes into it.
+    """
+
+    def __init__(self, network: HRNet | PoseWarper, channels_last: bool):
         super().__init__()
         self.network = network
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def forward(self, crops: Tensor) -> Tensor:
         """Normalised ``[B, F, 3, H, W] -> [B, J, h, w]``."""
+        images = [frame.contiguous(memory_format=self.layout) for frame in crops.unbind(1)]
         if isinstance(self.network, PoseWarper):
-            return self.network(crops[:, 0], crops[:, 1])
-        images = crops[:, 0].contiguous(memory_format=torch.channels_last)
-        return self.network.logits(images)
+            return self.network(*images)
+        return self.network.logits(*images)
 
 
 class Training:
@@ -83,8 +90,14 @@ class Training:
         self.history: list[dict[str, Any]] = []
         self.best: tuple[float, float] | None = None  # PCK, -loss
         self._pending: list[tuple[Tensor, float, int]] = []
-        self._problems: list[str] = []
-        self._heard: set[str] = set()
+        self._data = {  # has to be the same for steps and scores to mean the same
+            "samples of data.train": len(train.samples),
+            "samples per step": config.loop.batch_size * config.loop.accumulate * processes.count,
+            "fingerprint of data.train": train.fingerprint(),
+            "fingerprint of data.val": val and val.fingerprint(),
+        }
+        self._problems = FrameProblems()
+        self._interrupts = Interrupts()
         self._build()
 
     def _build(self) -> None:
@@ -107,7 +120,7 @@ class Training:
         )
         ema = config.optimizer.ema
         self.average = None if ema is None else moving_average(network, ema)
-        self.maps: nn.Module = CropsToMaps(network)
+        self.maps: nn.Module = CropsToMaps(network, config.loop.channels_last)
         if config.loop.compile:
             self.maps = torch.compile(self.maps)  # type: ignore[assignment]
         if self.processes.count > 1:
@@ -120,43 +133,49 @@ class Training:
 
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM; the step was finished and ``last.pt`` written.
-            ValueError: a frame cannot be read, or the loss is not finite.
+            ValueError: a frame cannot be read, or the loss or the model is not finite.
         """
         epochs = self.config.loop.epochs
         total = epochs * self.steps_per_epoch
         done = self.position.epoch * self.steps_per_epoch + self.position.step
         hidden = None if self.progress and self.processes.is_first else True
+        if self.folder is not None:  # of a shorter run that goes on
+            (self.folder.path / FINAL).unlink(missing_ok=True)
         try:
             with (
-                Interrupts() as interrupts,
+                self._interrupts,
                 logging_redirect_tqdm() if self.progress else contextlib.nullcontext(),
                 tqdm(total=total, initial=done, unit="step", disable=hidden) as bar,
             ):
                 while self.position.epoch < epochs:
-                    self._epoch(interrupts, bar)
+                    self._epoch(bar)
+                if self._asked():  # after the last look; all is written
+                    raise KeyboardInterrupt
         finally:
             if self.folder is not None:
                 self.folder.close()
 
-    def _epoch(self, interrupts: Interrupts, bar: tqdm[Any]) -> None:
+    def _epoch(self, bar: tqdm[Any]) -> None:
         epoch, started = self.position.epoch, time.perf_counter()
         before = self.sums.seconds
         self.network.train()
         accumulate = self.config.loop.accumulate
         batches = self.train_set.of_epoch(epoch, self.position.step * accumulate)
         while self.position.step < self.steps_per_epoch:
-            agreed = self._step(list(islice(batches, accumulate)), interrupts.asked)
+            agreed = self._step(list(islice(batches, accumulate)), self._interrupts.asked)
             # Alone, at once; several processes have to stop after the same step.
-            stop = agreed if self.processes.count > 1 else interrupts.asked
+            stop = agreed if self.processes.count > 1 else self._interrupts.asked
             self.position.step += 1
             self.sums.seconds = before + time.perf_counter() - started
             bar.update()
             if stop or self.position.step % _LOOK_EVERY == 0:
                 self._look(bar)
             if stop:
-                self._stop_here(bar)
+                self._stop_here()
         self._look(bar)
         self.processes.copy_buffers(self.network)
+        if self.average is not None:
+            self.processes.copy_buffers(self.average.module)
         sums = self.sums.of_all(self.processes)
         last = epoch + 1 == self.config.loop.epochs
         val: Sums | None = None
@@ -166,8 +185,9 @@ class Training:
             val = self._validate(self.val_set)
             sums.seconds = before + time.perf_counter() - started
         self._report_problems(sums, val)
+        self._insist_on_numbers(val)
         rate = self._rate(self.position.step - 1)
-        self._finish_epoch(sums, val, rate, bar)
+        self._finish_epoch(sums, val, rate)
 
     def _step(self, batches: list[Batch], asked: bool) -> bool:
         """One step of the optimiser; whether any process was asked to stop before it."""
@@ -178,10 +198,10 @@ class Training:
             [sum(own), float(asked), float(len(errors))]
         )
         if failed:  # all processes end, none waits for another
-            raise FrameError(errors[0] if errors else "a frame of another process cannot be read")
+            raise FrameError(self.processes.first_text(errors[0] if errors else ""))
         self.optimizer.zero_grad(set_to_none=True)
         for number, (batch, share) in enumerate(zip(batches, own, strict=True), 1):
-            self._hear(batch.problems)
+            self._problems.hear(batch.problems)
             self.sums.left_out += batch.left_out
             if denominator == 0:  # nothing to learn from, in any process
                 continue
@@ -274,28 +294,46 @@ class Training:
     def _look(self, bar: tqdm[Any]) -> None:
         self._add_up()
         sums, position = self.sums, self.position
-        if not math.isfinite(sums.loss):
-            raise ValueError(
-                f"the loss is not finite in epoch {position.epoch + 1}, step {position.step}: "
-                "lower optimizer.lr, set optimizer.max_norm, or use another loop.precision; "
-                "last.pt is from before"
-            )
+        self._insist("loss", math.isfinite(sums.loss))
         speed = self.processes.count * sums.samples / max(sums.seconds, 1e-9)
         bar.set_postfix_str(
             f"epoch {position.epoch + 1}/{self.config.loop.epochs}, loss {sums.mean_loss:.3g}, "
             f"PCK {sums.pck:.3f}, {speed:.0f} samples/s, lr {self._rate(position.step - 1):.2g}"
         )
 
+    def _insist(self, what: str, finite: bool) -> None:
+        """Ends all processes if something is not finite in one of them."""
+        if self.processes.any(not finite)[0]:
+            raise ValueError(
+                f"the {what} is not finite in epoch {self.position.epoch + 1}, step "
+                f"{self.position.step}: lower optimizer.lr, set optimizer.max_norm, or use another "
+                "loop.precision; what was written before is kept"
+            )
+
+    def _insist_on_numbers(self, val: Sums | None = None) -> None:
+        """Before anything is written: a model that is not finite would take the place of a good
+        one, and no run could go on from it.
+        """
+        self._insist("model", is_finite(self.network, self._shown()))
+        self._insist("validation loss", val is None or math.isfinite(val.loss))
+
+    def _asked(self) -> bool:
+        """Whether any process was asked to stop."""
+        return self.processes.any(self._interrupts.asked)[0]
+
     @torch.no_grad()
     def _validate(self, batches: Batches) -> Sums:
         network = self._shown()
         network.eval()
-        maps = CropsToMaps(network)
+        maps = CropsToMaps(network, self.config.loop.channels_last)
         sums = Sums()
-        for batch in batches.of_epoch(0):
-            if batch.error:
-                raise FrameError(batch.error)
-            self._hear(batch.problems)
+        for batch in batches.of_epoch(0):  # of all processes the same number
+            stop, failed = self.processes.any(self._interrupts.asked, batch.error)
+            if failed:
+                raise FrameError(self.processes.first_text(batch.error))
+            if stop:
+                self._stop_here()
+            self._problems.hear(batch.problems)
             sums.left_out += batch.left_out
             if len(batch.crops) == 0:
                 continue
@@ -315,7 +353,7 @@ class Training:
 
     # Ends.
 
-    def _finish_epoch(self, sums: Sums, val: Sums | None, rate: float, bar: tqdm[Any]) -> None:
+    def _finish_epoch(self, sums: Sums, val: Sums | None, rate: float) -> None:
         epoch = self.position.epoch + 1
         row: dict[str, Any] = {
             "epoch": epoch,
@@ -331,11 +369,15 @@ class Training:
         self.history.append(row)
         better = self.val_set is None
         if val is not None:
-            score = (val.pck if val.labelled else 0.0, -val.mean_loss)
+            # NaN is smaller than nothing: it would stay the best for ever.
+            score = (
+                val.pck if val.labelled else 0.0,
+                -val.mean_loss if val.denominator else -math.inf,
+            )
             if self.best is None or score > self.best:
                 self.best, better = score, True
         self.position, self.sums = Position(epoch, 0), Sums()
-        self._say(row, bar)
+        self._say(row)
         if self.folder is not None:
             model = self.finished_model()
             if better:
@@ -347,8 +389,16 @@ class Training:
             self.folder.add_events(row)
         self.processes.wait()
 
-    def _stop_here(self, bar: tqdm[Any]) -> None:
-        """Write the state and end."""
+    def write_final(self) -> None:
+        """``final.pt`` of a run that is at its end without one."""
+        assert self.folder is not None
+        if self.best is None:  # the newest is the best
+            self.folder.save_model(self.finished_model(), BEST)
+        self.folder.save_model(self.finished_model(), FINAL)
+
+    def _stop_here(self) -> None:
+        """Write the state and end; a whole epoch may still lack its validation."""
+        self._insist_on_numbers()
         self.sums = self.sums.of_all(self.processes)
         if self.folder is not None:
             self.folder.save_state(self.state())
@@ -360,7 +410,7 @@ class Training:
         self.processes.wait()
         raise KeyboardInterrupt
 
-    def _say(self, row: dict[str, Any], bar: tqdm[Any]) -> None:
+    def _say(self, row: dict[str, Any]) -> None:
         if not self.processes.is_first:
             return
         text = f"epoch {row['epoch']}: loss {row['train_loss']:.4g}, PCK {row['train_pck']:.3f}"
@@ -368,18 +418,9 @@ class Training:
             text += f"; validation: loss {row['val_loss']:.4g}, PCK {row['val_pck']:.3f}"
         log.info("%s", text)
 
-    def _hear(self, problems: list[str]) -> None:
-        """Keep messages about frames until the end of the epoch; each worker sends its own."""
-        self._problems += [problem for problem in problems if problem not in self._heard]
-        self._heard.update(problems)
-
     def _report_problems(self, sums: Sums, val: Sums | None) -> None:
         """Frames that could not be read, at the end of the epoch."""
-        for message in self._problems[:_TOLD]:
-            log.warning("%s (data.missing: %s)", message, self.config.data.missing)
-        if len(self._problems) > _TOLD:
-            log.warning("and %d more frames", len(self._problems) - _TOLD)
-        self._problems.clear()
+        self._problems.report(self.config.data.missing)
         left_out = {"training": sums.left_out, "validation": val.left_out if val else 0}
         for name, count in left_out.items():
             if count and self.processes.is_first:
@@ -397,11 +438,12 @@ class Training:
         return shown
 
     def finished_model(self) -> PoseModel:
-        """The model as it is now, for prediction."""
+        """The model after the last whole epoch, for prediction."""
+        pck = self.history[-1]["val_pck"]
         origin = {
             "configuration": self.config.plain(),
             "epoch": self.position.epoch,
-            "validation": None if self.best is None else {"pck": self.best[0]},
+            "validation": None if pck == "" else {"pck": pck},
         }
         return replace(self.model, network=self._shown(), origin=origin)
 
@@ -412,7 +454,7 @@ class Training:
         cuda = self.processes.device.type == "cuda"
         return {
             "config": self.config.plain(),
-            "data": self._data(),
+            "data": self._data,
             "position": vars(self.position).copy(),
             "sums": vars(self.sums).copy(),
             "history": self.history,
@@ -425,27 +467,13 @@ class Training:
             "random_gpu": torch.cuda.get_rng_state(self.processes.device) if cuda else None,
         }
 
-    def _data(self) -> dict[str, int]:
-        """What has to be the same for steps to mean the same."""
-        return {
-            "samples of data.train": len(self.train_set.samples),
-            "samples per step": self.config.loop.batch_size
-            * self.config.loop.accumulate
-            * self.processes.count,
-        }
-
     def resume(self, state: dict[str, Any]) -> None:
         """Go on where a state was taken.
 
         Raises:
             ValueError: the data or the number of processes changed.
         """
-        for name, value in self._data().items():
-            if state["data"].get(name) != value:
-                raise ValueError(
-                    f"{self.config.out}: its run had {state['data'].get(name)} {name}, now there "
-                    f"are {value}; --restart true starts over"
-                )
+        check_data(self.config.out, state["data"], self._data)
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler.is_enabled():

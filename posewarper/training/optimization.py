@@ -14,12 +14,16 @@ from posewarper.training.config import OptimizerConfig, ScheduleConfig
 
 
 def make_optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """Of the parameters that want a gradient; those of one dimension (biases, scales of
-    normalisation) do not decay unless ``decay_all``.
+    """Of the parameters that want a gradient. Unless ``decay_all``, those of one dimension (biases,
+    scales of normalisation) do not decay, nor do the warp's kernels: they start as the identity,
+    and smaller ones lower all heatmaps.
     """
-    wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    decaying = [p for p in wanted if p.ndim > 1 or config.decay_all]
-    others = [p for p in wanted if p.ndim <= 1 and not config.decay_all]
+    decaying: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            decays = config.decay_all or (parameter.ndim > 1 and name != "warp.weight")
+            (decaying if decays else others).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": parameters, "weight_decay": decay}
         for parameters, decay in ((decaying, config.weight_decay), (others, 0.0))
@@ -68,3 +72,9 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel:
         get_ema_multi_avg_fn(now)(averages, values, count)
 
     return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+
+
+def is_finite(*modules: nn.Module) -> bool:
+    """Whether all parameters and buffers are numbers."""
+    tensors = [tensor for module in modules for tensor in module.state_dict().values()]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())

@@ -19,6 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from posewarper.models.devices import choose_device
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -51,6 +53,18 @@ class Processes:
         dist.all_reduce(tensor, group=self.control)
         return tensor.tolist()
 
+    def any(self, *facts: object) -> list[bool]:
+        """Of each fact, whether it holds in any process."""
+        return [total > 0 for total in self.sums([float(bool(fact)) for fact in facts])]
+
+    def first_text(self, text: str) -> str:
+        """The text of the first process whose text is not empty."""
+        if self.count == 1:
+            return text
+        texts: list[Any] = [None] * self.count
+        dist.all_gather_object(texts, text, group=self.control)
+        return next(filter(None, texts), "")
+
     def wait(self) -> None:
         """Until all are here."""
         if self.count > 1:
@@ -68,12 +82,15 @@ def join(device: str = "auto") -> Iterator[Processes]:
     """Meet the other processes of ``torchrun``, if any, and part from them at the end.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: there is no such device, or one for all processes of ``torchrun``.
     """
     alone = not dist.is_initialized() and "WORLD_SIZE" not in os.environ
-    local_rank = 0 if alone else int(os.environ.get("LOCAL_RANK", "0"))
-    own = _choose_device(device, local_rank)
+    if alone:
+        own = choose_device(device, "loop.device")
+    else:
+        own = _own_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if own.type == "cuda":
+        own = torch.device("cuda", own.index or 0)
         torch.cuda.set_device(own)
     if alone:
         yield Processes(0, 1, 1, own)
@@ -91,23 +108,21 @@ def join(device: str = "auto") -> Iterator[Processes]:
             dist.destroy_process_group()
 
 
-def _choose_device(name: str, local_rank: int) -> torch.device:
+def _own_device(name: str, local_rank: int) -> torch.device:
+    """The device of one of the processes of this machine."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"loop.device: expected auto, cpu, cuda, .., got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"loop.device: {name!r} was asked for, but PyTorch finds no GPU here")
-    if name == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise ValueError(
-                f"loop.device: process {local_rank} of this machine finds only "
-                f"{torch.cuda.device_count()} GPUs; start as many processes as there are GPUs"
-            )
-        return torch.device("cuda", local_rank)
-    return device
+    if name.startswith("cuda:"):
+        raise ValueError(
+            f"loop.device: expected cuda with torchrun, where every process takes its own GPU, got "
+            f"{name!r}"
+        )
+    if name == "cuda" and 0 < torch.cuda.device_count() <= local_rank:
+        raise ValueError(
+            f"loop.device: process {local_rank} of this machine finds only "
+            f"{torch.cuda.device_count()} GPUs; start as many processes as there are GPUs"
+        )
+    return choose_device(f"cuda:{local_rank}" if name == "cuda" else name, "loop.device")
 
 
 def share_gradients(module: nn.Module, device: torch.device) -> DistributedDataParallel:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 
 from posewarper.training.processes import Processes
+
+log = logging.getLogger("posewarper.training")
+
+_TOLD = 5  # messages about frames per epoch
 
 
 @dataclass
@@ -40,6 +45,27 @@ class Position:
 
     epoch: int = 0
     step: int = 0
+
+
+@dataclass
+class FrameProblems:
+    """Messages about frames that could not be read, kept until the end of the epoch."""
+
+    waiting: list[str] = field(default_factory=list)
+    heard: set[str] = field(default_factory=set)
+
+    def hear(self, messages: list[str]) -> None:
+        """Take note; each worker sends its own, so that the same one comes several times."""
+        self.waiting += [message for message in messages if message not in self.heard]
+        self.heard.update(messages)
+
+    def report(self, policy: str) -> None:
+        """Log what is new."""
+        for message in self.waiting[:_TOLD]:
+            log.warning("%s (data.missing: %s)", message, policy)
+        if len(self.waiting) > _TOLD:
+            log.warning("and %d more frames", len(self.waiting) - _TOLD)
+        self.waiting.clear()
 
 
 def _mean_or_nan(total: float, count: float) -> float:

@@ -135,3 +135,20 @@ def read_state_file(folder: Path) -> dict[str, Any] | None:
             f"one reads up to {FORMAT})"
         )
     return state
+
+
+def check_data(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Compare what a run began with and what is there now; older versions noted less.
+
+    Raises:
+        ValueError: they differ; says in what.
+    """
+    for name, value in new.items():
+        was = old.get(name, value)
+        if was == value:
+            continue
+        differ = f"its run had {was} {name}, now there are {value}"
+        if name.startswith("fingerprint"):
+            what = name.removeprefix("fingerprint of ")
+            differ = f"its run began with other files, boxes or keypoints in {what}"
+        raise ValueError(f"{folder}: {differ}; --restart true starts over")

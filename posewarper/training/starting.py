@@ -11,7 +11,14 @@ import torch
 
 from posewarper.data.posetrack import load_annotations
 from posewarper.data.tables import PoseDataset
-from posewarper.models import HRNet, PoseModel, WarperConfig, load_checkpoint, load_model
+from posewarper.models import (
+    HRNet,
+    PoseModel,
+    PoseWarper,
+    WarperConfig,
+    load_checkpoint,
+    load_model,
+)
 from posewarper.models.checkpoints import infer_hrnet, read_content, read_state
 from posewarper.models.pose_model import BEST, as_warper
 from posewarper.skeleton import Skeleton, find_skeleton
@@ -41,12 +48,8 @@ def start(config: RunConfig) -> tuple[PoseModel, PoseDataset, PoseDataset | None
             model = _with_new_joints(config, init, train.skeleton)
         else:
             model = _continued(config, init, train.skeleton)
-        if config.stage == "warp":
-            given = config.model.head()
-            defaults = {n: getattr(WarperConfig(), n) for n in ("head_width", "head_blocks")}
-            defaults["dilations"] = WarperConfig().dilations
-            head = replace(model.config, **{**defaults, **given})
-            model = as_warper(model, head)
+        if config.stage == "warp" and not model.warps:
+            model = as_warper(model, model.config)
     if config.model.refinement is not None:
         model = replace(model, refinement=config.model.refinement)
     return model, train, val
@@ -101,7 +104,36 @@ def _with_new_joints(config: RunConfig, init: _Init, skeleton: Skeleton) -> Pose
 
 
 def _continued(config: RunConfig, init: _Init, skeleton: Skeleton) -> PoseModel:
-    """All of a model; of a warper its backbone."""
+    """All of a model; of a warper its backbone alone in stage pose, or if the head is to be new."""
+    model = _loaded(config, init, skeleton)
+    fixed = config.stage == "warp" and init.described
+    _check_sizes(config, model.config, init, free=() if init.described else ("softmax_sigma",))
+    for name in _CROPS:
+        given, own = getattr(config.data, name), getattr(model, name)
+        if fixed and given is not None and given != own:
+            raise ValueError(f"data.{name}: expected {own}, which {init.path} has, got {given}")
+    head = config.model.head()
+    softmax = config.model.backbone().get("softmax_sigma", model.config.softmax_sigma)
+    if model.warps and _keeps_head(config):
+        for name in ("head_width", "head_blocks", "dilations"):
+            own = getattr(model.config, name)
+            if head.get(name, own) != own:
+                raise ValueError(
+                    f"model.{name}: expected {own}, which the head of {init.path} has, got "
+                    f"{head[name]}; --model.reset_head true starts with a new head"
+                )
+        sizes = replace(model.config, softmax_sigma=softmax, **head)
+        network: HRNet | PoseWarper = PoseWarper(sizes)
+        network.load_state_dict(model.network.state_dict())
+    else:
+        sizes = replace(model.config, softmax_sigma=softmax, **head)
+        network = sizes.hrnet()
+        network.load_state_dict(model.backbone.state_dict())
+    return replace(model, network=network, config=sizes, **_crops(config))
+
+
+def _loaded(config: RunConfig, init: _Init, skeleton: Skeleton) -> PoseModel:
+    """The file's model; of weights alone without the head, where it is not needed."""
     if init.described:
         model = load_model(init.path)
         if skeleton.joints != model.skeleton.joints:
@@ -110,23 +142,20 @@ def _continued(config: RunConfig, init: _Init, skeleton: Skeleton) -> PoseModel:
                 f"{list(model.skeleton.joints)}, got {list(skeleton.joints)}; init_part features "
                 "keeps all but the last layer"
             )
-    else:
-        model = load_model(
+        return model
+    if _keeps_head(config):
+        return load_model(
             init.path, skeleton=skeleton, crop_wh=config.data.crop_wh,
             dilations=config.model.dilations,
         )  # fmt: skip
-    fixed = config.stage == "warp" and init.described
-    _check_sizes(config, model.config, init, free=() if init.described else ("softmax_sigma",))
-    for name in _CROPS:
-        given, own = getattr(config.data, name), getattr(model, name)
-        if fixed and given is not None and given != own:
-            raise ValueError(f"data.{name}: expected {own}, which {init.path} has, got {given}")
-    softmax = config.model.backbone().get("softmax_sigma", model.config.softmax_sigma)
-    head = config.model.head() if not model.warps else {}
-    sizes = replace(model.config, softmax_sigma=softmax, **head)
-    network: HRNet = sizes.hrnet()
-    network.load_state_dict(model.backbone.state_dict())
-    return replace(model, network=network, config=sizes, **_crops(config))
+    sizes = WarperConfig(**infer_hrnet(read_state(init.path), init.path))
+    network = sizes.hrnet()
+    load_checkpoint(network, init.path, "backbone")
+    return PoseModel(network, sizes, skeleton, **_crops(config))
+
+
+def _keeps_head(config: RunConfig) -> bool:
+    return config.stage == "warp" and not config.model.reset_head
 
 
 def _crops(config: RunConfig) -> dict[str, Any]:

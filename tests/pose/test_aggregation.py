@@ -325,7 +325,11 @@ def test_a_damaged_frame_is_left_out(damaged, clips, model, workers):
     result = predict(model, damaged, missing="skip", window=window, workers=workers)
     name = dataset.videos[0].name
     assert result.left_out == ((name, 2), (name, 3))  # 3 needs 2
-    assert result.summary() == f"2 frames left out, as frames are missing: {name}: 2, 3"
+    assert result.unreadable == ((name, 2),)
+    assert result.summary() == (
+        f"2 frames left out, as frames are missing: {name}: 2, 3\n"
+        f"1 frames could not be read: {name}: 2"
+    )
     got, whole = result.datasets["aggregate"], predict(model, clips, window=window)
     whole = whole.datasets["aggregate"]
     away = np.isin(np.arange(len(got.frames)), [2, 3])
@@ -333,6 +337,22 @@ def test_a_damaged_frame_is_left_out(damaged, clips, model, workers):
     keep = ~np.isin(whole.people.frame, [2, 3])
     np.testing.assert_allclose(got.people.keypoints, whole.people.keypoints[keep], atol=1e-4)
     assert predict(model, clips).summary() == ""
+
+
+@pytest.mark.filterwarnings("ignore:.*policy")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("missing", ["nearest", "key"])
+def test_replaced_frames_are_told(damaged, model, missing, workers):
+    """Also those that only a worker process has met."""
+    dataset = damaged[0]
+    boxes = annotated_boxes(dataset)
+    rows = np.flatnonzero(boxes.number != 2)
+    names = ("video", "number", "bbox", "score", "row")
+    boxes = Boxes(boxes.videos, *(getattr(boxes, name)[rows] for name in names))
+    result = predict(model, damaged, boxes, missing=missing, workers=workers)
+    name = dataset.videos[0].name
+    assert result.left_out == () and result.unreadable == ((name, 2),)
+    assert result.summary() == f"1 frames could not be read: {name}: 2"
 
 
 @pytest.mark.filterwarnings("ignore:.*policy")

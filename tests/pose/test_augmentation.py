@@ -16,10 +16,11 @@ from posewarper.data.sparsify import frames_per_video
 from posewarper.data.synthetic import write_dataset
 from posewarper.data.tables import People
 from posewarper.data.video import FrameSource
-from posewarper.inference.augmentation import augment, augment_labels
+from posewarper.inference.augmentation import augment_labels
 from posewarper.inference.predictor import PosePredictor
 from posewarper.inference.propagation import propagate_labels
 from posewarper.models import save_model
+from posewarper.prediction import augment
 
 
 @pytest.fixture(autouse=True)
@@ -123,8 +124,8 @@ def test_command_writes_a_training_set(clips, predictor, tmp_path, capsys):
     save_model(predictor.model, tmp_path / "model.pt")
     out = tmp_path / "larger.json"
     arguments = [
-        str(tmp_path / "model.pt"), str(tmp_path / "sparse.json"), str(out), f"--images={root}",
-        "--distance=1", "--threshold=0.0", "--device=cpu", "--progress=false",
+        str(tmp_path / "sparse.json"), str(out), f"--model={tmp_path / 'model.pt'}",
+        f"--images={root}", "--distance=1", "--threshold=0.0", "--device=cpu", "--progress=false",
     ]  # fmt: skip
     jsonargparse.auto_cli(augment, args=arguments, as_positional=True)
     assert "4 labelled frames -> 8 more" in capsys.readouterr().out
@@ -145,3 +146,5 @@ def test_bad_options(clips, predictor):
         made(clips, predictor, distance=0)
     with pytest.raises(ValueError, match="threshold: expected 0 or more, got -1"):
         made(clips, predictor, threshold=-1)
+    with pytest.raises(TypeError, match="repredict"):  # pseudo-labels replace no labels
+        made(clips, predictor, repredict=True)

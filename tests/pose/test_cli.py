@@ -202,3 +202,16 @@ def test_python_has_the_same_names() -> None:
     assert set(cli.COMMANDS) <= set(dir(posewarper))
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         posewarper.trian  # noqa: B018
+
+
+def test_sparsify_by_the_published_protocol(
+    synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = synthetic / "annotations" / "posetrack_train.json"
+    labelled = {}
+    for protocol in ("posetrack", "posetrack-truth"):
+        out = tmp_path / f"{protocol}.json"
+        run(capsys, "sparsify", index, out, "--protocol", protocol)
+        frames = load_coco(out).frames
+        labelled[protocol] = set(frames.number[frames.labelled].tolist())
+    assert labelled == {"posetrack": {3, 7}, "posetrack-truth": set(range(8))}

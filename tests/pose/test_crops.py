@@ -12,6 +12,7 @@ import torch
 from posewarper.data.crops import (
     Augmentation,
     Region,
+    _motion_blurred,
     box_to_center_scale,
     clean_boxes,
     crop,
@@ -235,6 +236,104 @@ def test_draws_have_the_stated_distribution():
     assert abs((rotation != 0).mean() - 0.6) < 0.02
     assert abs((np.abs(rotation) == 90).mean() - 0.6 * 0.0455) < 0.01
     assert abs(np.mean([g.mirrored for g in got]) - 0.5) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flip_probability": 1.1}, "flip_probability: expected 0 to 1, got 1.1"),
+        ({"key_damage_probability": -0.1}, "key_damage_probability: expected 0 to 1"),
+        ({"half_body_probability": math.nan}, "half_body_probability: expected 0 to 1"),
+        ({"rotation_factor": -1.0}, "rotation_factor: expected 0 or more"),
+        ({"rotation_factor": math.inf}, "rotation_factor: expected 0 or more"),
+        ({"scale_factor": math.nan}, "scale_factor: expected 0 or more"),
+        ({"scale_factor": 1.0}, "scale_factor: expected less than 1, got 1.0"),
+        ({"half_body_draw": "even"}, "half_body_draw: expected one of normal, uniform, got 'even'"),
+    ],
+)
+def test_bad_augmentation(options, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**options)
+
+
+SHAPES = [(384, 288), (96, 64), (16, 16), (9, 200), (200, 9), (5, 3)]
+
+
+class Kind:
+    """A generator that chooses one kind of damage."""
+
+    def __init__(self, kind, seed):
+        self._numbers, self._kind = np.random.default_rng(seed), kind
+
+    def integers(self, *arguments):
+        return self._kind if arguments == (3,) else self._numbers.integers(*arguments)
+
+    def __getattr__(self, name):
+        return getattr(self._numbers, name)
+
+
+def noise(shape):
+    return np.random.default_rng(3).integers(0, 256, (*shape, 3)).astype(np.uint8)
+
+
+def test_no_damage_draws_nothing():
+    random = np.random.default_rng(0)
+    before, image = random.bit_generator.state, noise((96, 64))
+    assert Augmentation().damaged(random, image) is image
+    assert random.bit_generator.state == before
+
+
+def test_how_often_crops_are_damaged():
+    random, image = np.random.default_rng(0), noise((32, 24))
+    augmentation = Augmentation(key_damage_probability=0.3)
+    damaged = [augmentation.damaged(random, image) is not image for _ in range(2000)]
+    assert abs(np.mean(damaged) - 0.3) < 0.04
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["motion", "focus", "cover"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_damage_is_seen_and_follows_from_the_seed(kind, shape):
+    image, always = noise(shape), Augmentation(key_damage_probability=1)
+    kept = image.copy()
+    for seed in range(60):
+        got = always.damaged(Kind(kind, seed), image)
+        assert got.shape == image.shape and got.dtype == np.uint8
+        assert (got != image).any()
+        np.testing.assert_array_equal(got, always.damaged(Kind(kind, seed), image))
+        changed = (got != image).any(2)
+        if kind < 2:
+            if min(shape) > 50:  # in small crops the border weighs more
+                assert abs(got.mean() - image.mean()) < 2
+            assert got.std() < image.std()
+        else:
+            rows, columns = (np.flatnonzero(changed.any(axis)) for axis in (1, 0))
+            inside = got[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].reshape(-1, 3)
+            assert (inside == inside[0]).all()  # one rectangle of one colour
+            largest = [max(1, int(0.6 * size)) for size in shape]
+            assert len(rows) <= largest[0] and len(columns) <= largest[1]
+    np.testing.assert_array_equal(image, kept)
+
+
+def test_all_kinds_of_damage_occur():
+    image, always = noise((96, 64)), Augmentation(key_damage_probability=1)
+    random = np.random.default_rng(0)
+    untouched = [(always.damaged(random, image) == image).all(2).mean() for _ in range(300)]
+    # A rectangle leaves most pixels as they are, a blur hardly any.
+    assert abs(np.mean(np.array(untouched) > 0.5) - 1 / 3) < 0.1
+
+
+def test_motion_blur_has_a_direction():
+    """A dot becomes a line of the drawn length and angle, of the same weight."""
+    image = np.zeros((101, 101, 3), np.uint8)
+    image[50, 50] = 255
+    for angle in (0.0, 0.5, np.pi / 2, 2.5):
+        blurred = _motion_blurred(image, 20.0, angle)[:, :, 0].astype(float)
+        y, x = np.nonzero(blurred)
+        assert np.hypot(np.ptp(x), np.ptp(y)) == pytest.approx(20, abs=1.5)
+        across = (x - 50) * np.sin(angle) - (y - 50) * np.cos(angle)
+        # filter2D correlates: the line is mirrored at the dot, which changes nothing
+        assert np.abs(across).max() < 1.2
+        assert blurred.sum() == pytest.approx(255, rel=0.06)
 
 
 def test_no_half_body_without_halves():

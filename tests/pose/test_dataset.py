@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from posewarper.data.annotations import load_coco
 from posewarper.data.crops import Augmentation, normalise
@@ -17,7 +17,6 @@ from posewarper.data.dataset import (
     PoseSamples,
     Windows,
     annotated_boxes,
-    collate,
     load_detections,
     usable_people,
 )
@@ -99,10 +98,7 @@ def test_delta_is_uniform_and_includes_zero(videos):
     people = dataset.people[np.array([0])]
     middle = PoseDataset(POSETRACK, dataset.videos, frames, people)
     samples = PoseSamples(middle, FrameSource(root), stage="warp", **SMALL)
-    drawn = []
-    for epoch in range(600):
-        samples.set_epoch(epoch)
-        drawn.append(samples[0]["delta"])
+    drawn = [samples.sample(0, epoch)["delta"] for epoch in range(600)]
     counts = np.bincount(np.array(drawn) + 2, minlength=5)
     assert len(counts) == 5 and (np.abs(counts - 120) < 40).all()
 
@@ -118,11 +114,33 @@ def test_both_frames_share_box_and_augmentation(videos):
     )
     seen = set()
     for epoch in range(12):
-        samples.set_epoch(epoch)
-        sample = samples[0]
+        sample = samples.sample(0, epoch)
         assert sample["delta"] == 1 and torch.equal(*sample["crops"])
         seen.add((round(sample["rotation"], 3), sample["mirrored"]))
     assert len(seen) > 4 and {m for _, m in seen} == {True, False}
+
+
+def test_damage_meets_the_key_frame_of_a_pair_alone(videos):
+    dataset, root = videos
+    for path in sorted((root / "a").iterdir()):
+        noise = np.random.default_rng(int(path.stem)).integers(0, 255, (60, 80, 3), np.uint8)
+        cv2.imwrite(str(path), noise)
+
+    def draw(stage, probability, epoch):
+        augmentation = Augmentation(key_damage_probability=probability)
+        options = {"stage": stage, "augmentation": augmentation, **SMALL}
+        return PoseSamples(dataset, FrameSource(root), **options).sample(0, epoch)
+
+    for epoch in range(12):
+        plain, damaged = draw("warp", 0.0, epoch), draw("warp", 1.0, epoch)
+        assert not torch.equal(plain["crops"][0], damaged["crops"][0])
+        assert torch.equal(
+            plain["crops"][1], damaged["crops"][1]
+        )  # also where it is frame 0 itself
+        for name in ("target", "joints", "rotation", "delta"):  # all other draws are the same
+            assert np.array_equal(plain[name], damaged[name])
+        plain, damaged = draw("pose", 0.0, epoch), draw("pose", 1.0, epoch)
+        assert torch.equal(plain["crops"], damaged["crops"])
 
 
 def test_joints_follow_the_augmented_image(videos):
@@ -140,8 +158,7 @@ def test_joints_follow_the_augmented_image(videos):
     )
     found = 0
     for epoch in range(10):
-        samples.set_epoch(epoch)
-        sample = samples[0]
+        sample = samples.sample(0, epoch)
         bright = np.argwhere(sample["crops"][0, 0].numpy() > 200)
         joint = 10 if sample["mirrored"] else 9  # left and right change places
         place = sample["joints"][joint].numpy()
@@ -177,6 +194,17 @@ def test_who_is_a_sample(videos):
             PoseSamples(dataset, FrameSource(root), **bad)
 
 
+class Epochs(Dataset):
+    """Samples by (epoch, index)."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __getitem__(self, pick):
+        epoch, index = pick
+        return self.samples.sample(index, epoch)
+
+
 def test_workers_never_repeat_and_change_nothing(videos):
     dataset, root = videos
     samples = PoseSamples(
@@ -188,26 +216,17 @@ def test_workers_never_repeat_and_change_nothing(videos):
         **SMALL,
     )
 
-    def passes(workers):
-        loader = DataLoader(
-            samples,
-            batch_size=2,
-            num_workers=workers,
-            collate_fn=collate,
-            persistent_workers=workers > 0,
-        )
-        for epoch in range(2):
-            samples.set_epoch(epoch)
-            batches = list(loader)
-            yield {
-                key: torch.cat([batch[key] for batch in batches])
-                for key in ("scale", "delta", "crops")
-            }
+    def two_epochs(workers):
+        picks = [(epoch, index) for epoch in range(2) for index in range(8)]
+        loader = DataLoader(Epochs(samples), batch_size=2, sampler=picks, num_workers=workers)
+        batches = list(loader)
+        return {
+            key: torch.cat([batch[key] for batch in batches]) for key in ("scale", "delta", "crops")
+        }
 
-    alone, pair = list(passes(0)), list(passes(2))
-    for one, two in zip(alone, pair, strict=True):
-        assert all(torch.equal(one[key], two[key]) for key in one)
-    drawn = torch.cat([epoch["scale"][:, 0] for epoch in pair])  # same boxes: only the draw differs
+    alone, pair = two_epochs(0), two_epochs(2)
+    assert all(torch.equal(alone[key], pair[key]) for key in alone)
+    drawn = pair["scale"][:, 0]  # same boxes: only the draw differs
     inner = drawn[(drawn != drawn.min()) & (drawn != drawn.max())]  # clipped draws may be equal
     assert len(set(inner.tolist())) == len(inner) >= 8
     other = PoseSamples(dataset, FrameSource(root), augmentation=Augmentation(), seed=6, **SMALL)
@@ -224,9 +243,24 @@ def test_missing_frames_by_policy(videos):
     key = PoseSamples(dataset, FrameSource(root, "key"), **options)[0]
     assert [grey(c) for c in key["crops"]] == [10, 10]
     skipping = PoseSamples(dataset, FrameSource(root, "skip"), **options)
-    assert skipping[0] is None
-    assert collate([skipping[0], skipping[2]])["person"].tolist() == [2]
-    assert collate([None]) is None
+    assert skipping[0] is None and skipping[2]["person"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*policy")
+@pytest.mark.parametrize("stage", ["pose", "warp"])
+def test_targets_never_go_with_another_frames_pixels(videos, stage):
+    dataset, root = videos
+    (root / "a" / "000000.png").unlink()
+    options = {"stage": stage, "delta": 1, **SMALL}
+    source = FrameSource(root, "nearest")
+    nearest = PoseSamples(dataset, source, **options)
+    assert nearest[0] is None and list(source.problems) == [("a", 0)]
+    assert grey(nearest[2]["crops"][0]) == 90  # frame 4
+    with pytest.raises(FrameError, match="000000"):
+        PoseSamples(dataset, FrameSource(root, "key"), **options)[0]
+    # As a support frame it is replaced, by frame 1.
+    back = PoseSamples(dataset, source, **{**options, "delta": -4})[2]
+    assert [grey(c) for c in back["crops"]] == ([90] if stage == "pose" else [90, 30])
 
 
 def test_frames_shared_by_people_are_decoded_once(videos):
@@ -286,6 +320,10 @@ def test_windows_with_missing_frames(videos):
     # frame 2 is replaced by the key frame of each window, not by that of an earlier one
     assert [grey(c) for c in got[1].crops[0]] == [70, 90, 70]
     assert [w.number for w in Windows(boxes, FrameSource(root, "skip"), (0, 1), **SMALL)] == [3]
+    (root / "a" / "000003.png").unlink()
+    got = list(Windows(boxes, FrameSource(root, "nearest"), (0, 1, 2), **SMALL))
+    assert [w.number for w in got] == [1]  # without a key frame there is no window
+    assert [grey(c) for c in got[0].crops[0]] == [30, 30, 90]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from posewarper.data.annotations import load_coco
 from posewarper.data.posetrack import load_posetrack, save_posetrack
 from posewarper.data.tables import Frames, People, PoseDataset, Regions, Video
+from posewarper.evaluation.posetrack_files import read_video
 from posewarper.skeleton import POSETRACK, POSETRACK_EVAL, Skeleton
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "posetrack18_sample" / "annotations"
@@ -181,6 +183,38 @@ def test_18_to_17_and_back(tmp_path):
     mine[..., 2] *= 2
     np.testing.assert_array_equal(mine, other)
     same(got, first, {"people": ("head_box", "track_id", "frame"), "frames": ("file_name",)})
+
+
+@pytest.mark.parametrize("kind", ["posetrack17", "posetrack18"])
+def test_scores_are_kept(kind, tmp_path):
+    """Pseudo-labels do not become human labels on the way."""
+    first = dataset_18()
+    seen = first.people.keypoints[..., 2] > 0
+    scores = np.where(seen, np.random.default_rng(1).uniform(0.1, 1, seen.shape), np.nan)
+    scores[1] = np.nan  # a human label
+    people = replace(first.people, joint_scores=scores, score=np.array([0.5, np.nan, 0.25]))
+    save_posetrack(replace(first, people=people), tmp_path, kind)
+    got = load_posetrack(tmp_path, renamed=False).people
+    assert got.predicted.tolist() == [True, False, True]
+    np.testing.assert_array_equal(got.score, people.score)
+    assert seen[[0, 2]].sum() > 10
+    np.testing.assert_array_equal(got.joint_scores[seen], scores[seen])
+    # the evaluation reads the same
+    mine = [POSETRACK.index(joint) for joint in POSETRACK_EVAL.joints]
+    for path, row in zip(sorted(tmp_path.iterdir()), (0, 2), strict=True):
+        there = seen[row, mine]
+        np.testing.assert_array_equal(read_video(path).scores[0, there], scores[row, mine][there])
+
+
+def test_predicted_people_without_joints(tmp_path):
+    """In PoseTrack17 nothing would tell them from human labels; ears are not part of it."""
+    first = dataset_18()
+    keypoints, scores = first.people.keypoints.copy(), np.full((3, 17), np.nan)
+    keypoints[0], scores[0] = 0, 0
+    people = replace(first.people, keypoints=keypoints, joint_scores=scores)
+    for kind, expected in (("posetrack18", [True, False, False]), ("posetrack17", [False, False])):
+        save_posetrack(replace(first, people=people), tmp_path / kind, kind)
+        assert load_posetrack(tmp_path / kind).people.predicted.tolist() == expected
 
 
 def test_18_box_that_is_missing(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonargparse
@@ -16,6 +17,7 @@ from posewarper import cli
 from posewarper.data.annotations import load_coco, save_coco
 from posewarper.data.dataset import Boxes, annotated_boxes, load_detections
 from posewarper.data.posetrack import load_annotations, save_posetrack
+from posewarper.data.sparsify import every_kth
 from posewarper.data.synthetic import write_dataset
 from posewarper.data.tables import Frames, People, PoseDataset, Video
 from posewarper.data.video import FrameSource
@@ -23,7 +25,7 @@ from posewarper.evaluation.posetrack_files import read_video
 from posewarper.evaluation.prediction_datasets import official_names, write_predictions
 from posewarper.inference import PosePredictor, predict_boxes
 from posewarper.models import WINDOWS, save_checkpoint, save_model
-from posewarper.prediction import aggregate
+from posewarper.prediction import aggregate, augment, propagate
 from posewarper.skeleton import POSETRACK, Skeleton
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "posetrack18_sample"
@@ -53,8 +55,11 @@ def index(root):
 
 
 def run(root, out, **options):
-    options = {"annotations": index(root), "images": root, "device": "cpu", **options}
-    return aggregate(root / "model.pt", out=out, progress=False, **options)
+    options = {
+        "annotations": index(root), "model": root / "model.pt", "images": root, "device": "cpu",
+        **options,
+    }  # fmt: skip
+    return aggregate(out=out, progress=False, **options)
 
 
 def test_data_set(root, tmp_path, capsys):
@@ -119,8 +124,8 @@ def test_command_line(root, tmp_path):
     """Every option from a string; weights alone with what they do not tell."""
     save_checkpoint(random_model().network, tmp_path / "weights.pth")
     arguments = (
-        f"{tmp_path}/weights.pth {index(root)} {tmp_path}/out.json --images {root} --device cpu "
-        "--window paper-causal --flip_test true --nms 0.8 --sigmas 0.05 --rescore box "
+        f"{index(root)} {tmp_path}/out.json --model {tmp_path}/weights.pth --images {root} "
+        "--device cpu --window paper-causal --flip_test true --nms 0.8 --sigmas 0.05 --rescore box "
         "--crop_wh [64,96] --dilations [1,2,4] --refinement dark --progress false --workers 1 "
         "--precision bf16 --weigh_joints false --skeleton posetrack"
     )
@@ -195,15 +200,141 @@ def test_wrong_arguments(root, tmp_path):
         run(root, out, window="wide")
     save_model(random_model(joints=2, skeleton=Skeleton("t", ("nose", "tail"))), tmp_path / "t.pt")
     with pytest.raises(ValueError, match="posetrack18 needs joints that the model does not have"):
-        aggregate(tmp_path / "t.pt", index(root), tmp_path / "o", root, format="posetrack18")
+        run(root, tmp_path / "o", model=tmp_path / "t.pt", format="posetrack18")
     save_model(random_model(head=False), tmp_path / "h.pt")
     with pytest.raises(ValueError, match="needs a model with a warp head"):
-        aggregate(tmp_path / "h.pt", index(root), out, root, device="cpu", progress=False)
+        run(root, out, model=tmp_path / "h.pt")
     data = json.loads(index(root).read_text()) | {"annotations": []}
     (tmp_path / "empty.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match=r"empty\.json: none of 0 people .* option boxes"):
         run(root, out, annotations=tmp_path / "empty.json")
     assert not out.exists() and not (tmp_path / "o").exists()
+
+
+def test_joints_that_a_file_does_not_name(root, tmp_path):
+    """They are the model's; those that it names need not be, as frames and boxes count only."""
+    two = Skeleton("two", ("nose", "tail"))
+    save_model(random_model(joints=2, skeleton=two), tmp_path / "two.pt")
+    data = json.loads(index(root).read_text())
+    del data["categories"]
+    for person in data["annotations"]:
+        person["keypoints"] = person["keypoints"][:6]
+    (tmp_path / "unnamed.json").write_text(json.dumps(data))
+    for file in (tmp_path / "unnamed.json", index(root)):
+        got = run(root, tmp_path / "x.json", model=tmp_path / "two.pt", annotations=file)
+        assert got["aggregate"].skeleton.joints == two.joints and len(got["aggregate"].people) > 8
+
+
+# Propagation, to files of evaluators.
+
+
+def sparse(root, out):
+    """Every third frame keeps its labels."""
+    save_coco(every_kth(load_coco(index(root)), 3), out)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["posetrack18", "posetrack17"])
+def test_propagated_labels_are_evaluated(root, tmp_path, capsys, kind):
+    labels, out = sparse(root, tmp_path / "sparse.json"), tmp_path / "out"
+    options = ["--format", kind, "--method", "linear", "--progress", "false"]
+    assert cli.main(["propagate", str(labels), str(out), *options]) == 0
+    truth = root / "annotations" / "val"
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(truth), str(out), "--tracking", "true"]) == 0
+    ap = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("AP"))
+    assert 60 < float(ap.split()[-1]) <= 100
+    plain = propagate(labels, tmp_path / "all.json", method="linear", progress=False)
+    for position, video in enumerate(plain.videos):
+        written = read_video(out / f"{Path(video.name).name}.json")
+        rows = np.flatnonzero(plain.frames.video[plain.people.frame] == position)
+        assert written.layout == kind and written.frame_names[-1].endswith("000003.jpg")
+        assert (written.track_id == plain.people.track_id[rows]).all()
+        nose, scores = plain.people.keypoints[rows, 0], plain.people.joint_scores[rows, 0]
+        seen = nose[:, 2] > 0
+        np.testing.assert_array_equal(written.points[seen, 13], nose[seen, :2])
+        expected = np.where(np.isnan(scores), 1, scores)[seen]  # of labels: 1
+        np.testing.assert_array_equal(written.scores[seen, 13], expected)
+        assert {0.5, 1} <= set(expected.tolist())
+
+
+def test_propagated_labels_in_the_frames_of_the_truth(root, tmp_path):
+    labels = load_coco(sparse(root, tmp_path / "sparse.json"))
+    listed = labels.select(frames=labels.frames.labelled)  # this file says nothing of the others
+    save_coco(listed, tmp_path / "listed.json")
+    truth = load_coco(index(root)).select(frames=labels.frames.number != 2)
+    shorter = tuple(replace(video, frame_count=99) for video in truth.videos)
+    truth = replace(truth, videos=shorter)  # what is compared are names
+    (tmp_path / "truth").mkdir()
+    for path, number in zip(save_posetrack(truth, tmp_path, "posetrack18"), "12", strict=True):
+        path.rename(tmp_path / "truth" / f"{number}.json")  # not named like the video
+    options = {"method": "linear", "format": "posetrack18", "progress": False}
+    out = tmp_path / "out"
+    with pytest.warns(UserWarning, match=r"people are in frames that .*truth does not list"):
+        propagate(tmp_path / "listed.json", out, truth=tmp_path / "truth", **options)
+    assert sorted(path.name for path in out.iterdir()) == ["1.json", "2.json"]
+    assert cli.main(["evaluate", str(tmp_path / "truth"), str(out)]) == 0
+    propagate(tmp_path / "listed.json", tmp_path / "all", **options)
+    assert [len(read_video(path).frame_names) for path in (tmp_path / "all").iterdir()] == [4, 4]
+    frames = labels.frames
+    videos = tuple(Video(f"other/{n}", 4) for n in range(2))
+    other = PoseDataset(labels.skeleton, videos, frames, labels.people)
+    save_coco(other, tmp_path / "other.json")
+    with pytest.raises(ValueError, match=r"truth: .*other\.json has videos \['other/0'"):
+        propagate(
+            tmp_path / "listed.json", tmp_path / "no", truth=tmp_path / "other.json", **options
+        )
+    assert not (tmp_path / "no").exists()
+    with pytest.raises(ValueError, match="truth: goes with the formats coco, posetrack18"):
+        propagate(tmp_path / "listed.json", tmp_path / "x.json", truth=tmp_path / "truth")
+
+
+JOBS = {"propagate": propagate, "augment": augment, "aggregate": aggregate}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_arguments_are_checked_before_anything_is_read(job, tmp_path):
+    """None of these files exists, so that whatever is read first is what the message names."""
+    run_job, nothing, out = JOBS[job], tmp_path / "none.json", tmp_path / "out.json"
+    with pytest.raises(ValueError, match="out: expected a file to write, got the folder"):
+        run_job(nothing, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"out: .*x\.json cannot be written, as .*file is a file"):
+        run_job(nothing, tmp_path / "file" / "deep" / "x.json")
+    with pytest.raises(ValueError, match=r"model: .* needs a model, got none"):
+        run_job(nothing, out, images=tmp_path)
+    with pytest.raises(ValueError, match=r"images: .* needs the folder of the frames, got none"):
+        run_job(nothing, out, tmp_path / "none.pt")
+    with pytest.raises(ValueError, match=r"images: expected the folder of the frames, got .*away"):
+        run_job(nothing, out, tmp_path / "none.pt", tmp_path / "away")
+    with pytest.raises(FileNotFoundError, match=r"none\.pt"):
+        run_job(nothing, out, tmp_path / "none.pt", tmp_path)
+
+
+@pytest.mark.parametrize("job", ["propagate", "augment"])
+def test_what_a_method_does_without(job, root, tmp_path):
+    labels, out = sparse(root, tmp_path / "sparse.json"), tmp_path / "out.json"
+    JOBS[job](labels, out, method="copy", threshold=0.0, progress=False)
+    assert load_coco(out).people.predicted.any()
+    JOBS[job](labels, out, images=root, method="flow", threshold=0.0, progress=False)
+    with pytest.raises(ValueError, match="images: method 'flow' needs the folder of the frames"):
+        JOBS[job](labels, out, method="flow")
+    with pytest.raises(ValueError, match="own_weight: expected 0 to 1, got 2"):
+        JOBS[job](labels, out, own_weight=2)
+
+
+def test_propagated_joints_that_posetrack_lacks(root, tmp_path):
+    labels = load_coco(sparse(root, tmp_path / "sparse.json"))
+    people = replace(
+        labels.people, keypoints=labels.people.keypoints[:, :2],
+        joint_scores=labels.people.joint_scores[:, :2],
+    )  # fmt: skip
+    two = replace(labels, skeleton=Skeleton("two", ("nose", "tail")), people=people)
+    save_coco(two, tmp_path / "two.json")
+    with pytest.raises(
+        ValueError, match=r"posetrack17 needs joints that .*two\.json does not have"
+    ):
+        propagate(tmp_path / "two.json", tmp_path / "o", method="copy", format="posetrack17")
 
 
 # From data sets to files of evaluators.
@@ -317,7 +448,7 @@ def test_real_sample(sample, tmp_path, source):
     detected = SAMPLE / "annotations" / "test_posetrack18_human_detections.json"
     boxes = None if source == "official" else detected
     got = aggregate(
-        sample, truth, tmp_path / "out", SAMPLE, boxes, 0.6, format="posetrack18", missing="key",
+        truth, tmp_path / "out", sample, SAMPLE, boxes, 0.6, format="posetrack18", missing="key",
         device="cpu", progress=False,
     )["aggregate"]  # fmt: skip
     scores = [entry["score"] for entry in json.loads(detected.read_text())]

@@ -12,9 +12,15 @@ import numpy as np
 import pytest
 
 from posewarper.data.annotations import load_coco, save_coco
+from posewarper.data.dataset import usable_people
 from posewarper.data.tables import Frames, People, PoseDataset, Regions, Video
 from posewarper.inference.baselines import Poses
-from posewarper.inference.propagation import Propagator, propagate_labels
+from posewarper.inference.propagation import (
+    PropagationOptions,
+    Propagator,
+    make_propagator,
+    propagate_labels,
+)
 from posewarper.inference.tracks import labels_of
 from posewarper.skeleton import Skeleton
 
@@ -301,7 +307,27 @@ def test_boxes_grow_with_the_joints():
     np.testing.assert_allclose(corners[1], high + 20)
     shift = joints[0] - BASE[0]  # the nose's
     np.testing.assert_allclose(person.head_box[0], HEAD + np.tile(shift, 2))
-    assert (counts.people, counts.joints, counts.predicted_frames) == (11, 33, 11)
+    assert (counts.people, counts.joints) == (11, 33)
+    assert (counts.predicted_frames, counts.repredicted_frames) == (11, 0)
+
+
+def test_a_box_is_never_empty():
+    """All that is left is a joint in the corner pixel, and the rest of the box is outside."""
+
+    class Corner:
+        def __call__(self, video, targets, source, advance):
+            poses = Poses.unknown(targets)
+            poses.joints[:, 2] = -0.25, -0.25
+            poses.scores[:, 2] = 0.5
+            return poses
+
+    dataset = make([(0, 2, 1, (0, 0))])
+    dataset.people.bbox[:] = 40, 20, 20, 40  # ends at the right hand
+    result, _ = Propagator(Corner(), progress=False)(dataset, None)
+    predicted = result.people[result.people.predicted]
+    assert len(predicted) == 11 and (predicted.keypoints[:, :, 2] > 0).sum() == 11
+    assert predicted.bbox.tolist() == [[0, 0, 2, 2]] * 11
+    assert len(usable_people(result)[0]) == 12
 
 
 def test_labels_that_are_none():
@@ -345,6 +371,13 @@ def test_labels_predicted_again():
     assert human.annotation_id.tolist() == [3]
     at_label = result.people[result.people.predicted & (result.people.frame == 6)]
     np.testing.assert_allclose(at_label.joint_scores, 1)
+    options = PropagationOptions("copy", repredict=True)
+    _, counts = make_propagator(options, progress=False)(dataset, None)
+    assert (counts.labelled_frames, counts.repredicted_frames, counts.predicted_frames) == (
+        2,
+        2,
+        10,
+    )
 
 
 def test_a_track_twice_in_one_frame():

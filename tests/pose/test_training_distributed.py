@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional
 
+from posewarper.training.loading import SampleBatches
 from posewarper.training.loop import Training
 from posewarper.training.processes import SharedBatchNorm2d, join
 from tests.pose.training_runs import HEAD, SOFTMAX, losses, run, weights, write_videos
@@ -45,6 +46,12 @@ CASES = {
 }
 
 
+OWN_STATISTICS = {
+    "optimizer": {**SGD, "ema": 0.5},
+    "loop": {**UNEVEN, "sync_batch_norm": False},
+}
+
+
 def options_of(name, root, batch_size):
     options = {"stage": "pose", **CASES[name]}
     options["loop"] = {**options["loop"], "batch_size": batch_size}
@@ -67,7 +74,7 @@ def process(rank, root, port):
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     with join("cpu") as processes:
-        results = {}
+        results = {"failures": failures(root, rank), "own statistics": own_statistics(root)}
         for name in CASES:
             results[name] = run(root / "set", root / "two" / name, **options_of(name, root, 3))
         results["batch norm"] = shared_statistics(processes)
@@ -75,6 +82,50 @@ def process(rank, root, port):
         results["resumed"] = run(root / "set", root / "two" / "stop", **options_of("pose", root, 3))
     assert not dist.is_initialized()
     (root / f"results{rank}").write_bytes(pickle.dumps(results))
+
+
+def own_statistics(root):
+    """Every process normalises by its own statistics; those of the averages that are validated."""
+    shown, validate = [], Training._validate
+
+    def watched(self, batches):
+        shown.append([buffer.clone() for buffer in self._shown().buffers()])
+        return validate(self, batches)
+
+    Training._validate = watched
+    try:
+        options = {**OWN_STATISTICS, "loop": {**OWN_STATISTICS["loop"], "batch_size": 3}}
+        return run(root / "set", root / "two" / "own", **options), shown
+    finally:
+        Training._validate = validate
+
+
+def failures(root, rank):
+    """What both processes say where something fails in the second one only."""
+    read, note = SampleBatches.__getitems__, Training._note
+    messages = {}
+
+    def unreadable(self, picks):
+        validation = self.samples.augmentation is None
+        error = "x.jpg: cut off" if validation == (failing == "validation") else ""
+        return read(self, picks)._replace(error=error)
+
+    def not_a_number(self, loss, *others):
+        note(self, loss * float("nan"), *others)
+
+    for failing in ("training", "validation", "loss"):
+        if rank == 1 and failing == "loss":
+            Training._note = not_a_number
+        elif rank == 1:
+            SampleBatches.__getitems__ = unreadable
+        try:
+            run(root / "set", root / "two" / failing, loop={"epochs": 1, "batch_size": 3})
+        except ValueError as error:
+            messages[failing] = str(error)
+        finally:
+            SampleBatches.__getitems__, Training._note = read, note
+        assert not list((root / "two" / failing).glob("*.pt"))
+    return messages
 
 
 def interrupted(root, rank):
@@ -186,6 +237,36 @@ def test_processes_stop_together_and_go_on(trained):
         assert losses(result["resumed"]) == losses(result["pose"])
     for key, tensor in weights(root / "two" / "pose" / "final.pt").items():
         assert torch.equal(tensor, weights(root / "two" / "stop" / "final.pt")[key]), key
+
+
+def test_processes_fail_together(trained):
+    for result in trained[1]:
+        messages = result["failures"]
+        assert messages["training"] == messages["validation"] == "x.jpg: cut off"
+        assert messages["loss"].startswith("the loss is not finite in epoch 1, step")
+
+
+def test_processes_with_their_own_statistics(trained):
+    """Gradients are those of accumulated batches in one process, which are normalised alone, too;
+    the running statistics, which are the first process's, are not compared.
+    """
+    root, results = trained
+    options = {**OWN_STATISTICS, "loop": {**UNEVEN, "batch_size": 3, "accumulate": 2}}
+    alone = run(root / "set", root / "one" / "own", **options)
+    for result in results:
+        for one, other in zip(losses(alone), losses(result["own statistics"][0]), strict=True):
+            assert one[:3] == other[:3]
+            assert one[3] == pytest.approx(other[3], rel=1e-4)
+    one, two = weights(alone.final), weights(root / "two" / "own" / "final.pt")
+    for key in one:
+        if "running" not in key and "num_batches" not in key:
+            torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-5, msg=key)
+    first, second = (result["own statistics"][1] for result in results)
+    assert len(first) == 2  # validations; all processes have shown the same model
+    for buffers in zip(*first, strict=True), zip(*second, strict=True):
+        assert any(not torch.equal(before, after) for before, after in buffers)
+    for own, other in zip(first, second, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(own, other, strict=True))
 
 
 def test_another_number_of_processes_is_refused(trained):

@@ -18,7 +18,7 @@ from posewarper.data.crops import Augmentation
 from posewarper.data.dataset import PoseSamples
 from posewarper.data.video import FrameSource
 from posewarper.heatmaps import encode
-from posewarper.models import HRNET_SIZES, WarperConfig
+from posewarper.models import HRNET_SIZES, PoseWarper, WarperConfig
 from posewarper.skeleton import POSETRACK
 from posewarper.training import (
     DataConfig,
@@ -35,8 +35,13 @@ from posewarper.training import (
 from posewarper.training.config import differences
 from posewarper.training.loading import Order
 from posewarper.training.losses import HeatmapLoss, joints_found
-from posewarper.training.optimization import learning_rate, make_optimizer, moving_average
-from posewarper.training.processes import Processes
+from posewarper.training.optimization import (
+    is_finite,
+    learning_rate,
+    make_optimizer,
+    moving_average,
+)
+from posewarper.training.processes import Processes, join
 from tests.pose.training_runs import write_videos
 
 DATA = DataConfig(Path("train.json"), Path("images"))
@@ -48,6 +53,7 @@ DATA = DataConfig(Path("train.json"), Path("images"))
         (lambda: DataConfig(Path("a"), Path("b"), sigma=0.0), "data.sigma: expected a positive"),
         (lambda: DataConfig(Path("a"), Path("b"), crop_wh=(0, 96)), "data.crop_wh: .* at least 1"),
         (lambda: DataConfig(Path("a"), Path("b"), delta_range=-1), "data.delta_range"),
+        (lambda: DataConfig(Path("a"), Path("b"), missing="drop"), "data.missing: .* error, skip"),
         (lambda: ModelConfig(size="w64"), "model.size: expected one of w48, w32, w16, w8"),
         (lambda: ModelConfig(dilations=()), "model.dilations"),
         (lambda: ModelConfig(window="all"), "model.window: expected one of posetrack-2019"),
@@ -57,9 +63,19 @@ DATA = DataConfig(Path("train.json"), Path("images"))
         (lambda: OptimizerConfig(ema=1.0), "optimizer.ema: expected 0 or more and below 1"),
         (lambda: ScheduleConfig(milestones=(15, 10)), "schedule.milestones: expected growing"),
         (lambda: ScheduleConfig(warmup=1.5), "schedule.warmup"),
+        (
+            lambda: ScheduleConfig("cosine", milestones=(3,)),
+            r"schedule.milestones: expected none with schedule.kind cosine, got \[3\]",
+        ),
+        (lambda: OptimizerConfig(nesterov=True), "optimizer.nesterov: expected sgd"),
         (lambda: LoopConfig(batch_size=0), "loop.batch_size: expected at least 1, got 0"),
         (lambda: LoopConfig(precision="fp8"), "loop.precision"),
         (lambda: RunConfig(DATA, Path("o"), "warp"), "init: stage warp starts from a single-frame"),
+        (lambda: RunConfig(DATA, Path("o"), init_part="features"), "init_part: 'features' needs"),
+        (
+            lambda: RunConfig(DATA, Path("o"), model=ModelConfig(reset_head=True)),
+            "model.reset_head",
+        ),
         (lambda: RunConfig(DATA, Path("o"), "both"), "stage: expected one of pose, warp"),
         (
             lambda: RunConfig(DATA, Path("o"), "warp", Path("i"), loss=LossConfig("cross_entropy")),
@@ -71,7 +87,7 @@ DATA = DataConfig(Path("train.json"), Path("images"))
         ),
         (
             lambda: train(DATA, Path("o"), loop=LoopConfig(device="gpu")),
-            "loop.device: expected auto, cpu, cuda",
+            "loop.device: expected 'auto', 'cpu', 'cuda'",
         ),
     ],
 )
@@ -154,9 +170,15 @@ def test_differences():
     new = RunConfig(
         dataclasses.replace(DATA, workers=3, sigma=2.0), Path("p"), loop=LoopConfig(epochs=30)
     ).plain()
-    assert differences(old, new, 5) == ["data.sigma: None -> 2.0"]
-    fewer = RunConfig(DATA, Path("o"), loop=LoopConfig(epochs=4)).plain()
-    assert differences(old, fewer, 5) == ["loop.epochs: 20 -> 4"]
+    assert differences(old, new) == ["data.sigma: None -> 2.0"]
+    del old["model"]["reset_head"], old["init_part"], old["schedule"]  # of an older version
+    assert differences(old, new) == ["data.sigma: None -> 2.0"]
+    init, head = Path("i"), ModelConfig(reset_head=True)
+    new = RunConfig(DATA, Path("o"), "warp", init, model=head, loss=LossConfig("mse", {"nose": 2}))
+    old = new.plain()
+    assert differences(old, new.plain()) == []
+    del old["model"]["reset_head"]
+    assert differences(old, new.plain()) == ["model.reset_head: False -> True"]
 
 
 def test_model_sizes():
@@ -294,6 +316,36 @@ def test_scales_and_biases_do_not_decay():
     assert everything.param_groups[0]["momentum"] == 0.5
 
 
+def test_kernels_of_the_warp_do_not_decay():
+    """They are the identity at first; smaller ones would lower all heatmaps."""
+    sizes = WarperConfig(
+        width=8, modules=(1, 1), blocks=1, stem_width=16, stem_blocks=1, head_width=16,
+        head_blocks=1, dilations=(1, 2),
+    )  # fmt: skip
+    network = PoseWarper(sizes).freeze_backbone()
+    config = OptimizerConfig("adamw", lr=0.1, weight_decay=0.5)
+    for decay_all, expected in ((False, 1.0), (True, 0.95)):
+        network.reset_head()
+        optimizer = make_optimizer(dataclasses.replace(config, decay_all=decay_all), network)
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        assert float(network.warp.weight.detach().max()) == pytest.approx(expected)
+
+
+def test_finite():
+    layer = torch.nn.BatchNorm2d(2)
+    assert is_finite(layer, torch.nn.Conv2d(1, 1, 1))
+    layer.running_var[1] = math.inf
+    assert not is_finite(torch.nn.Conv2d(1, 1, 1), layer)
+
+
+def test_device_of_a_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"loop.device: expected cuda with torchrun, .*'cuda:1'"):
+        join("cuda:1").__enter__()
+
+
 def test_moving_average_forgets_the_start():
     layer = torch.nn.BatchNorm2d(1)
     average = moving_average(layer, 0.9)
@@ -313,9 +365,8 @@ def test_samples_of_any_epoch_and_exact_targets(tmp_path):
     source = FrameSource(tmp_path / "set")
     options = {"crop_wh": (64, 96), "sigma": 1.5, "augmentation": Augmentation()}
     samples = PoseSamples(dataset, source, **options, rounded=False)
-    samples.set_epoch(7)
-    assert torch.equal(samples[2]["crops"], samples.sample(2, 7)["crops"])
-    assert not torch.equal(samples[2]["crops"], samples.sample(2, 8)["crops"])
+    assert torch.equal(samples[2]["crops"], samples.sample(2, 0)["crops"])
+    assert not torch.equal(samples[2]["crops"], samples.sample(2, 7)["crops"])
     sample = samples.sample(2, 7)
     target, _ = encode(
         sample["joints"].numpy(), sample["visible"].numpy(), (24, 16), 1.5, rounded=False

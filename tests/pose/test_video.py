@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import warnings
@@ -80,6 +81,12 @@ def test_order_without_usable_time_stamps(tmp_path, monkeypatch):
     assert [number_in(file.read(i)) for i in (100, 30, 119, 118)] == [100, 30, 119, 118]
 
 
+def test_no_index_for_a_place_near_the_beginning(tmp_path):
+    file = VideoFile(write_video(tmp_path / "v.mp4", 120))
+    assert [number_in(file.read(i)) for i in (40, 7, 20)] == [40, 7, 20] and file._times is None
+    assert number_in(file.read(100)) == 100 and len(file._times) == 120
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -109,6 +116,59 @@ def test_video_file_in_place_of_a_folder(tmp_path):
     assert number_in(source.read(Video("clip", 10), 4)) == 4
     one = FrameSource(tmp_path)
     assert number_in(one.read(Video("x", 10, 1, "", "clip.mp4"), 4)) == 3  # counted from 1
+
+
+def descriptors(folder):
+    """Files of a folder that this process holds open; None where the system does not say."""
+    listing = Path("/proc/self/fd")
+    if not listing.is_dir():
+        return None
+    targets = (os.path.realpath(path) for path in listing.iterdir())
+    return sum(target.startswith(f"{folder}{os.sep}") for target in targets)
+
+
+def test_few_files_stay_open(tmp_path):
+    videos = [Video(f"v{i}", 60) for i in range(12)]
+    for i, video in enumerate(videos):
+        write_video(tmp_path / f"{video.name}.mp4", 60 if i < 2 else 6)
+    source = FrameSource(tmp_path)
+
+    def opened():
+        files = [source._file_of(video) for video in videos]
+        return [i for i, file in enumerate(files) if file._capture is not None]
+
+    source.prepare(videos)
+    assert opened() == []
+    for video in videos:
+        assert number_in(source.read(video, 3)) == 3
+    assert opened() == [8, 9, 10, 11] and descriptors(tmp_path.resolve()) in (4, None)
+    source.read(videos[8], 5)  # from now on 9 is the one used longest ago
+    times = source._file_of(videos[0])._times
+    assert number_in(source.read(videos[0], 55)) == 55 and opened() == [0, 8, 10, 11]
+    assert source._file_of(videos[0])._times is times  # closed files keep their index
+    assert number_in(source.read(videos[0], 56)) == 56
+    assert number_in(pickle.loads(pickle.dumps(source)).read(videos[1], 50)) == 50
+
+
+def decoder_threads(path):
+    file = VideoFile(path)
+    file.read(0)
+    return int(file._capture.get(cv2.CAP_PROP_N_THREADS))
+
+
+def report_decoder_threads(path, queue):
+    queue.put(decoder_threads(path))
+
+
+def test_worker_processes_have_one_decoder_thread_per_file(tmp_path):
+    path = write_video(tmp_path / "v.mp4", 3)
+    assert (decoder_threads(path) > 1) == (cv2.getNumberOfCPUs() > 1)  # as many as there are cores
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    worker = context.Process(target=report_decoder_threads, args=(path, queue))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0 and queue.get() == 1
 
 
 def test_frames_are_decoded_once(tmp_path):
@@ -191,6 +251,15 @@ def test_nearest_and_key(damaged):
         key.read(VIDEO, 3, key=4)
     with pytest.raises(FrameError, match="000002"):
         FrameSource(damaged, "nearest").read(Video("w", 6), 2)
+
+
+def test_no_other_frame_stands_for_a_key_frame(damaged):
+    source = FrameSource(damaged, "nearest")
+    with pytest.warns(UserWarning, match=r"000003\.jpg.*nearest"):
+        assert source.read(VIDEO, 3, key=3) is None
+    assert list(source.problems) == [("v", 3)]
+    assert number_in(source.read(VIDEO, 3, key=5)) == 1  # as a support frame it is replaced
+    assert source.read(VIDEO, 3, key=3) is None  # still
 
 
 def test_video_shorter_than_its_annotations(tmp_path):

@@ -79,11 +79,12 @@ def _replace_video(dataset: PoseDataset, position: int, path: Path) -> PoseDatas
             numbers[rows] = [in_order[n] for n in numbers[rows].tolist()]
         else:
             by_name = {name: number for number, name in images.items()}
+            found: list[int | None]
             found = [by_name.get(posixpath.basename(names[row])) for row in rows.tolist()]
             if all(number is None for number in found):  # the same frames under other names
                 found = [n if n in images else None for n in numbers[rows].tolist()]
             _check(dataset, rows, found)
-            numbers[rows] = found
+            numbers[rows] = [number for number in found if number is not None]
         for row in rows.tolist():
             names[row] = posixpath.join(new.path, images[int(numbers[row])])
         first_image = path / images[int(numbers[rows[0]])] if len(rows) else None

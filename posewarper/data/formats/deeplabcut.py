@@ -143,6 +143,12 @@ def _video_name(path: Path) -> str:
     return path.stem.split("DLC")[0] or path.stem
 
 
+def is_prediction(dataset: PoseDataset) -> bool:
+    """Whether it becomes a table of predictions: one video, of which all people were predicted."""
+    people = dataset.people
+    return bool(len(people)) and bool(people.predicted.all()) and len(dataset.videos) == 1
+
+
 def to_table(dataset: PoseDataset, path: Path, names: Mapping[int, str]) -> Table:
     """The table of a data set.
 
@@ -157,7 +163,7 @@ def to_table(dataset: PoseDataset, path: Path, names: Mapping[int, str]) -> Tabl
     people, frames, joints = dataset.people, dataset.frames, dataset.skeleton.joints
     if not len(people):
         raise ValueError(f"{path}: DeepLabCut's tables cannot hold a data set without people")
-    predicted = bool(people.predicted.all()) and len(dataset.videos) == 1
+    predicted = is_prediction(dataset)
     by_frame = dataset.people_by_frame()
     most = max(len(rows) for rows in by_frame)
     labels = [track_label(track, dict(names)) for track in people.track_id.tolist()]

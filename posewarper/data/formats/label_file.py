@@ -111,6 +111,11 @@ class LabelFile:
         return self.frame(path, number)
 
     @property
+    def frames(self) -> list[LabelledFrame]:
+        """All frames, in the order of the file."""
+        return list(self._frames.values())
+
+    @property
     def track_names(self) -> dict[int, str]:
         """Name of each track by the id that it has in the data set.
 
@@ -261,7 +266,7 @@ def boxes_of_joints(points: Floats, growth: float = BOX_GROWTH) -> Floats:
     labelled = points[..., 2:] > 0
     low = np.where(labelled, points[..., :2], np.inf).min(1, initial=np.inf)
     high = np.where(labelled, points[..., :2], -np.inf).max(1, initial=-np.inf)
-    some = labelled.any((1, 2))
+    some = np.asarray(labelled.any((1, 2)))
     low, high = np.where(some[:, None], low, 0.0), np.where(some[:, None], high, 0.0)
     extent = high - low
     sides = np.where((extent > 0).any(1, keepdims=True), np.maximum(extent * growth, 1.0), 0.0)
@@ -300,7 +305,7 @@ def warn_outside(dataset: PoseDataset) -> None:
     people = dataset.people
     size = dataset.frames.size_wh[people.frame][:, None]
     points, labelled = people.keypoints[..., :2], people.keypoints[..., 2] > 0
-    outside = ((points < 0) | (points > size)).any(2) & labelled & (size > 0).all(2)
+    outside = np.asarray(((points < 0) | (points > size)).any(2) & labelled & (size > 0).all(2))
     if outside.any():
         row, joint = np.argwhere(outside)[0]
         frame = people.frame[row]
@@ -328,6 +333,6 @@ def track_label(track: int, names: dict[int, str]) -> str | None:
 
 def points_of(places: Floats, visible: Floats | None = None) -> Floats:
     """Points [J, 3] of places [J, 2], of which those that are NaN are not labelled."""
-    known = np.isfinite(places).all(1)
+    known = np.asarray(np.isfinite(places).all(1))
     visibility = np.where(known, 2.0 if visible is None else visible, 0.0)
     return np.concatenate([np.where(known[:, None], places, 0.0), visibility[:, None]], 1)

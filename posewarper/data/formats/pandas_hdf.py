@@ -24,13 +24,6 @@ from posewarper.files import whole_file
 _KEY = "df_with_missing"  # the name under which DeepLabCut looks for the table
 
 
-def is_pandas_hdf(path: Path) -> bool:
-    """Whether an HDF5 file holds a table of pandas."""
-    h5py = import_optional("h5py", path)
-    with h5py.File(path, "r") as file:
-        return _group(file) is not None
-
-
 def read_hdf(path: Path) -> LabelFile:
     """Labels or predictions of DeepLabCut from an HDF5 file.
 
@@ -43,7 +36,10 @@ def read_hdf(path: Path) -> LabelFile:
         with h5py.File(path, "r") as file:
             group = _group(file)
             if group is None:
-                raise ValueError(f"{path}: holds no table of pandas, as DeepLabCut's files do")
+                raise ValueError(
+                    f"{path}: holds no table of pandas; of HDF5 files only DeepLabCut's (.h5) and "
+                    "SLEAP's projects (.slp) can be read"
+                )
             fixed = _text(group.attrs["pandas_type"]) == "frame"
             columns, index, values = _read_fixed(group) if fixed else _read_table(group)
     except (KeyError, OSError, pickle.UnpicklingError, TypeError) as error:
@@ -138,35 +134,34 @@ def write_hdf(dataset: PoseDataset, path: Path, names: Mapping[int, str]) -> Non
     h5py = import_optional("h5py", path)
     table = to_table(dataset, path, names)
     with whole_file(path) as partial, h5py.File(partial, "w") as file:
-        _describe(file, b"GROUP", b"1.0", PYTABLES_FORMAT_VERSION=b"2.1")
+        _describe(file, "GROUP", "1.0", PYTABLES_FORMAT_VERSION="2.1")
         group = file.create_group(_KEY)
-        _describe(group, b"GROUP", b"1.0", pandas_type=b"frame", encoding=b"UTF-8", errors=b"strict")
+        _describe(group, "GROUP", "1.0", pandas_type="frame", encoding="UTF-8", errors="strict")
         group.attrs["ndim"], group.attrs["nblocks"] = 2, 1
         for axis in ("axis0", "block0_items"):
-            _write_axis(group, axis, table.columns, [level.encode() for level in table.levels])
-        if isinstance(table.index[0], int):
-            _describe(group, axis1_variety=b"regular")
-            _array(group, "axis1", np.array(table.index), kind=b"integer", name=b"N.")
-        elif len(table.index[0]) == 1:
-            _describe(group, axis1_variety=b"regular")
-            keys = [key[0] for key in table.index if not isinstance(key, int)]
-            _array(group, "axis1", _bytes(keys), kind=b"string", name=b"N.", nan_rep=b"nan")
+            _write_axis(group, axis, table.columns, table.levels)
+        paths = [key for key in table.index if not isinstance(key, int)]
+        if paths and len(paths[0]) > 1:
+            _write_axis(group, "axis1", paths, [b"N."] * len(paths[0]))
         else:
-            keys = [key for key in table.index if not isinstance(key, int)]
-            _write_axis(group, "axis1", keys, [b"N."] * len(keys[0]))
+            _describe(group, axis1_variety="regular")
+            names_of_rows = _bytes([path[0] for path in paths])
+            keys = names_of_rows if paths else np.array(table.index)
+            kind = "string" if paths else "integer"
+            _array(group, "axis1", keys, kind=kind, name=b"N.", nan_rep="nan")
         _array(group, "block0_values", table.values)
 
 
 def _write_axis(
-    group: Any, name: str, keys: Sequence[tuple[str, ...]], level_names: Sequence[bytes]
+    group: Any, name: str, keys: Sequence[tuple[str, ...]], level_names: Sequence[str | bytes]
 ) -> None:
-    _describe(group, **{f"{name}_variety": b"multi"})
+    _describe(group, **{f"{name}_variety": "multi"})
     group.attrs[f"{name}_nlevels"] = len(level_names)
     for i, level_name in enumerate(level_names):
         column = [key[i] for key in keys]
         level = list(dict.fromkeys(column))
         place = {label: code for code, label in enumerate(level)}
-        more = {"kind": b"string", "name": level_name, "nan_rep": b"nan"}
+        more: dict[str, str | bytes] = {"kind": "string", "name": level_name, "nan_rep": "nan"}
         _array(group, f"{name}_level{i}", _bytes(level), **more)
         _array(group, f"{name}_label{i}", np.array([place[label] for label in column], np.int32))
 
@@ -175,15 +170,18 @@ def _bytes(texts: Sequence[str]) -> np.ndarray:
     return np.array([text.encode() for text in texts], np.bytes_)
 
 
-def _array(group: Any, name: str, values: np.ndarray, **attributes: bytes) -> None:
-    node = group.create_dataset(name, data=values)
-    _describe(node, b"ARRAY", b"2.4", FLAVOR=b"numpy", **attributes)
+def _array(group: Any, place: str, values: np.ndarray, /, **attributes: str | bytes) -> None:
+    node = group.create_dataset(place, data=values)
+    _describe(node, "ARRAY", "2.4", FLAVOR="numpy", **attributes)
     node.attrs["transposed"] = 1
 
 
-def _describe(node: Any, kind: bytes = b"", version: bytes = b"", **attributes: bytes) -> None:
-    """Attributes as PyTables writes them: strings of fixed length."""
+def _describe(node: Any, kind: str = "", version: str = "", /, **attributes: str | bytes) -> None:
+    """Attributes as PyTables writes them: texts in UTF-8, pickles (``N.`` is None) as bytes."""
+    h5py = import_optional("h5py", node.file.filename)
     if kind:
-        attributes = {"CLASS": kind, "VERSION": version, "TITLE": b"", **attributes}
+        attributes = {"CLASS": kind, "VERSION": version, **attributes}
     for name, value in attributes.items():
-        node.attrs[name] = np.bytes_(value) if value else np.bytes_(b"\0")
+        data = value.encode() if isinstance(value, str) else value
+        text = "utf-8" if isinstance(value, str) else "ascii"
+        node.attrs.create(name, data, dtype=h5py.string_dtype(text, len(data)))

@@ -11,12 +11,15 @@ are not read.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from posewarper.data.formats.attach import IMAGE_SUFFIXES
 from posewarper.data.formats.label_file import (
     LabelFile,
     LabelledFrame,
@@ -57,7 +60,7 @@ def read_slp(path: Path) -> LabelFile:
         joints,
         skeleton.name or "",
         tuple((int(a), int(b)) for a, b in skeleton.edge_inds),
-        tuple(sorted(tuple(sorted((int(a), int(b)))) for a, b in skeleton.symmetry_inds)),
+        tuple(sorted((int(min(pair)), int(max(pair))) for pair in skeleton.symmetry_inds)),
         [track.name for track in project.tracks],
     )
     for video in project.videos:
@@ -69,18 +72,11 @@ def read_slp(path: Path) -> LabelFile:
             if (person.points[:, 2] > 0).any():
                 frame.people.append(person)
         frame.labelled = bool(frame.people) or bool(listed.is_negative)
+    seen = {id(frame) for frame in labels.frames}
     for suggestion in project.suggestions:
         frame = _frame(labels, suggestion.video, int(suggestion.frame_idx))
-        frame.labelled = frame.labelled and (bool(frame.people) or _is_listed(project, suggestion))
+        frame.labelled = frame.labelled and id(frame) in seen
     return labels
-
-
-def _is_listed(project: Any, suggestion: Any) -> bool:
-    """Whether a suggested frame is among the labelled ones, as an empty one."""
-    return any(
-        frame.video is suggestion.video and frame.frame_idx == suggestion.frame_idx
-        for frame in project.labeled_frames
-    )
 
 
 def _original(video: Any) -> Any:
@@ -112,9 +108,15 @@ def _frame(labels: LabelFile, video: Any, index: int) -> LabelledFrame:
             )
         frame = labels.frame(str(original.filename[index]))
     else:
-        frame = labels.frame(str(original.filename), index)
+        frame = _frame_of(labels, str(original.filename), index)
     frame.size_wh = _shape(original)[1:] if any(_shape(original)) else _shape(video)[1:]
     return frame
+
+
+def _frame_of(labels: LabelFile, path: str, index: int) -> LabelledFrame:
+    """Frame of a video file, or a video of one image."""
+    image = Path(path).suffix.lower() in IMAGE_SUFFIXES
+    return labels.frame(path, None if image else index)
 
 
 def _person(instance: Any) -> LabelledPerson:
@@ -136,10 +138,17 @@ def write_slp(dataset: PoseDataset, path: Path, names: Mapping[int, str]) -> Non
     """
     sleap_io = import_optional("sleap_io", path)
     project = _project(sleap_io, dataset, names)
+    with _whole_file(path) as partial:
+        sleap_io.save_slp(project, str(partial), embed=False, verbose=False)
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[Path]:
+    """``whole_file`` with a name that ends like ``path``, as sleap-io and pynwb want it."""
     with whole_file(path) as partial:
-        written = partial.with_name(partial.name + ".slp")  # sleap-io wants this ending
+        written = partial.with_name(partial.name + path.suffix)
         try:
-            sleap_io.save_slp(project, str(written), embed=False, verbose=False)
+            yield written
             written.replace(partial)
         finally:
             written.unlink(missing_ok=True)
@@ -184,9 +193,7 @@ def _project(sleap_io: Any, dataset: PoseDataset, names: Mapping[int, str]) -> A
                 instances.append(sleap_io.Instance.from_numpy(places, **common))
         if instances or frames.labelled[row]:
             empty = not instances
-            listed.append(
-                sleap_io.LabeledFrame(**place, instances=instances, is_negative=empty)
-            )
+            listed.append(sleap_io.LabeledFrame(**place, instances=instances, is_negative=empty))
         else:
             suggestions.append(sleap_io.SuggestionFrame(**place))
     return sleap_io.Labels(
@@ -255,7 +262,9 @@ def read_nwb(path: Path) -> LabelFile:
 def _read_training(path: Path, training: Any, subjects: list[str]) -> LabelFile:
     frames = list(training.training_frames.training_frames.values())
     instances = [list(f.skeleton_instances.skeleton_instances.values()) for f in frames]
-    skeletons = {tuple(str(n) for n in i.skeleton.nodes[:]): i.skeleton for f in instances for i in f}
+    skeletons = {
+        tuple(str(n) for n in i.skeleton.nodes[:]): i.skeleton for f in instances for i in f
+    }
     if len(skeletons) != 1:
         raise ValueError(
             f"{path}: expected people of one skeleton, got {len(skeletons)} "
@@ -280,7 +289,7 @@ def _read_training(path: Path, training: Any, subjects: list[str]) -> LabelFile:
         if len(names) > 1:
             frame = labels.frame(names[index])
         else:
-            frame = labels.frame(names[0], index)
+            frame = _frame_of(labels, names[0], index)
         if series.dimension is not None:
             width, height = np.array(series.dimension[:]).tolist()
             frame.size_wh = int(width), int(height)
@@ -315,8 +324,6 @@ def write_nwb(dataset: PoseDataset, path: Path, names: Mapping[int, str]) -> Non
         raise ValueError(f"{path}: an NWB file cannot hold labels without people")
     if (people.track_id >= _NWB_TRACKS).any() or len(set(people.track_id)) > _NWB_TRACKS:
         raise ValueError(f"{path}: an NWB file holds at most {_NWB_TRACKS} tracks")
-    if people.predicted.any():
-        warnings.warn(f"{path}: NWB: predicted people are written without scores", stacklevel=3)
     tracked = bool((people.track_id >= 0).all())
     if not tracked and (people.track_id >= 0).any():
         warnings.warn(f"{path}: NWB: no tracks are written, some people have none", stacklevel=3)
@@ -331,13 +338,11 @@ def write_nwb(dataset: PoseDataset, path: Path, names: Mapping[int, str]) -> Non
             video.backend = reading.ImageVideo(filename=video.filename)
         if video.backend_metadata.get("shape") is None:
             video.backend_metadata["shape"] = [entry.frame_count, 0, 0, 3]
-    with whole_file(path) as partial:
+    with _whole_file(path) as partial:
         annotations.save_labels(project, str(partial), use_multisubjects=tracked)
 
 
 def _human(dataset: PoseDataset) -> PoseDataset:
     """The same people as if a human had labelled them."""
-    from dataclasses import replace
-
     scores = np.full_like(dataset.people.joint_scores, np.nan)
     return replace(dataset, people=replace(dataset.people, joint_scores=scores))
