@@ -16,6 +16,7 @@ import jsonargparse
 from posewarper import evaluation
 from posewarper.data import sparsify as sparse
 from posewarper.data.annotations import load_coco, save_coco
+from posewarper.data.formats import LabelFormat, load_labels, load_track_names, save_labels
 from posewarper.data.posetrack import load_annotations, load_posetrack, save_posetrack
 from posewarper.data.synthetic import Difficulty, write_dataset
 from posewarper.data.tables import PoseDataset
@@ -49,30 +50,43 @@ def stats(annotations: Path, json: bool = False) -> dict[str, Any]:
 def convert(
     source: Path,
     out: Path,
-    to: Literal["coco", "posetrack17", "posetrack18"] = "coco",
+    to: LabelFormat | Literal["posetrack17", "posetrack18"] | None = None,
+    format: LabelFormat | None = None,
+    video: Path | None = None,
+    skeleton: str | None = None,
     images: Path | None = None,
     renamed: bool = True,
 ) -> PoseDataset:
-    """Convert annotations between the official PoseTrack formats and one COCO-style file.
+    """Convert labels between PoseTrack's official files, COCO-style files and those of other tools.
+
+    What each format keeps: docs/formats.md.
 
     Args:
-        source: folder of official PoseTrack17 or PoseTrack18 files, or a COCO-style file.
-        out: file to write (coco), or folder of one file per video.
-        to: format to write.
+        source: folder of official PoseTrack17 or PoseTrack18 files, or a file of labels.
+        out: file to write, or, for the PoseTrack formats, folder of one file per video.
+        to: format to write; by default what the name of ``out`` ends in, else coco.
+        format: of ``source``, where its name and content do not tell.
+        video: the video file or folder of frames that the labels belong to, where they do not say.
+        skeleton: posetrack, coco or a YAML file with the joints to take.
         images: folder that the frames' paths start in; read for the sizes of images, which
             PoseTrack17's files do not tell.
         renamed: PoseTrack17's frames have been renamed to eight digits, as the 2019 system wants.
     """
+    names = None
     if source.is_dir():
         dataset = load_posetrack(source, renamed=renamed)
     else:
-        dataset = load_coco(source)
+        joints = None if skeleton is None else find_skeleton(skeleton)
+        dataset = load_labels(source, video=video, skeleton=joints, format=format)
+        names = load_track_names(source, format=format) or None
     if images is not None:
         dataset = fill_sizes(dataset, FrameSource(images))
-    if to == "coco":
-        save_coco(dataset, out)
-    else:
+    if to is None and not out.suffix:
+        to = "coco"
+    if to == "posetrack17" or to == "posetrack18":
         save_posetrack(dataset, out, to)
+    else:
+        save_labels(dataset, out, format=to, track_names=names)
     print(f"{len(dataset.videos)} videos, {len(dataset.people)} people -> {out}")
     return dataset
 

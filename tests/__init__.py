@@ -1,1 +1,1 @@
-"""Tests; a package, so that no library that installs a "tests" of its own can hide it."""
+"""A package, so that no library that installs a "tests" of its own can hide it."""

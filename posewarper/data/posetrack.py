@@ -19,6 +19,7 @@ from posewarper.data.annotations import (
     region_columns,
     write_json,
 )
+from posewarper.data.formats import load_labels
 from posewarper.data.tables import Floats, Frames, Ints, People, PoseDataset, Regions, Video
 from posewarper.skeleton import POSETRACK, POSETRACK_EVAL, Skeleton
 
@@ -338,11 +339,17 @@ def _as_17(dataset: PoseDataset, rows: Ints, people_of: Sequence[Ints]) -> dict[
 
 
 def load_annotations(path: str | Path, skeleton: Skeleton | None = None) -> PoseDataset:
-    """A folder of official PoseTrack17 or PoseTrack18 files, or one COCO-style file.
+    """A folder of official PoseTrack17 or PoseTrack18 files, or one file of labels.
+
+    COCO-style files and those of other tools; see ``formats.load_labels``.
 
     Raises:
         FileNotFoundError: there is nothing there.
         ValueError: it cannot be read as that; names file and id.
     """
     path = Path(path)
-    return load_posetrack(path) if path.is_dir() else load_coco(path, skeleton)
+    if path.is_dir():
+        return load_posetrack(path)
+    if path.suffix == ".json":
+        return load_coco(path, skeleton)
+    return load_labels(path, skeleton=skeleton)

@@ -94,7 +94,7 @@ class Training:
             "samples of data.train": len(train.samples),
             "samples per step": config.loop.batch_size * config.loop.accumulate * processes.count,
             "fingerprint of data.train": train.fingerprint(),
-            "fingerprint of data.val": val and val.fingerprint(),
+            "fingerprint of data.val": None if val is None else val.fingerprint(),
         }
         self._problems = FrameProblems()
         self._interrupts = Interrupts()
@@ -369,7 +369,7 @@ class Training:
         self.history.append(row)
         better = self.val_set is None
         if val is not None:
-            # NaN is smaller than nothing: it would stay the best for ever.
+            # Nothing compares as greater than NaN: it would stay the best for ever.
             score = (
                 val.pck if val.labelled else 0.0,
                 -val.mean_loss if val.denominator else -math.inf,

@@ -87,17 +87,16 @@ def load_labels(
 
 
 def load_track_names(path: str | Path, *, format: LabelFormat | None = None) -> dict[int, str]:
-    """Names of the tracks of a label file, by the track ids that ``load_labels`` gives them.
+    """Names of the tracks of a label file, by the track ids that ``load_labels`` gives them; COCO
+    files have none.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the format cannot be told or read; COCO files have no names.
+        ValueError: the format cannot be told or read.
     """
     path = _existing(path)
     chosen = format or _format_of(path)
-    if chosen == "coco":
-        raise ValueError(f"{path}: tracks of COCO files have numbers, no names")
-    return _read(path, chosen).track_names
+    return {} if chosen == "coco" else _read(path, chosen).track_names
 
 
 def save_labels(
