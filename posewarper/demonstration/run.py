@@ -77,8 +77,8 @@ def demo(
     val_videos: int = 20,
     frames: int = 29,
     people: int = 2,
-    pose_samples: int = 64_000,
-    warp_samples: int = 19_200,
+    pose_samples: int = 57_600,
+    warp_samples: int = 16_000,
     threshold: float = 0.7,
     difficulty: Difficulty = _DIFFICULTY,
     restart: bool = False,
@@ -149,8 +149,8 @@ def _steps(folder: DemoFolder, settings: Settings, progress: bool) -> list[Step]
             "train": labels, "val": folder.dense("val"), "images": folder.videos,
         }  # fmt: skip
         options["loop"] |= {
-            "epochs": _EPOCHS, "samples_per_epoch": -(-samples // _EPOCHS), "seed": seed,
-            "device": "cpu",
+            "epochs": _EPOCHS, "samples_per_epoch": -(-samples // _EPOCHS), "validate_every": 2,
+            "seed": seed, "device": "cpu",
         }  # fmt: skip
         groups = {
             name: make(**{key: _tuple(value) for key, value in options.get(name, {}).items()})
