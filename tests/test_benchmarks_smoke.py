@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import report, results
+from benchmarks import demo_table, report, results
 
 ROOT = Path(__file__).parent.parent
 MARKERS = "<!-- benchmarks:begin -->\n<!-- benchmarks:end -->"
@@ -136,3 +136,37 @@ def test_gpu_script_without_a_gpu(tmp_path: Path) -> None:
     out = run("-m", "benchmarks.gpu_run", "--dry-run", "--out", tmp_path)
     assert "correctness: 6 of 6 right" in out
     assert (tmp_path / "correctness.json").exists()
+
+
+def demo_result(gain: float) -> dict[str, object]:
+    groups = dict.fromkeys(("all", "clear", "blurred", "occluded"), 50.0 + gain)
+    table = {"PCKh@0.5": groups, "PCKh@0.25": {"all": 30.0 + gain}}
+    return {
+        "propagation": dict.fromkeys(demo_table._PROPAGATION, table),
+        "models": dict.fromkeys(demo_table._MODELS, table),
+        "claims": [{"mean": gain, "low": gain - 2}] * 3,
+        "seconds": {"a": 60.0, "b": 30.0},
+        "data": {"sparse": {"labelled_frames": 4, "frames": 29}},
+    }
+
+
+def test_tables_of_the_demo(tmp_path: Path) -> None:
+    for seed, gain in ((0, 1.0), (10, 3.0), (9, 5.0)):
+        (tmp_path / f"seed-{seed}.json").write_text(json.dumps(demo_result(gain)))
+    found = demo_table.load(tmp_path)
+    assert list(found) == [0, 9, 10]
+    text = demo_table.section(found)
+    assert "53.0 (51.0–55.0)" in text and "1.5 (1.5–1.5) minutes" in text
+    assert "(1) 3.0 (1.0–5.0)" in text and "2, 2 and 2 of 3 seeds" in text
+    assert "strict limit" not in text  # no baseline is ahead
+    readme = tmp_path / "README.md"
+    readme.write_text(f"a\n{demo_table.BEGIN}\n{demo_table.END}\nb\n")
+    options = ["--results", str(tmp_path), "--readme", str(readme)]
+    assert demo_table.main([*options, "--check"]) == 1
+    assert demo_table.main(options) == 0
+    assert demo_table.main([*options, "--check"]) == 0
+    assert text in readme.read_text()
+
+
+def test_readme_has_the_tables_of_the_demo() -> None:
+    assert demo_table.main(["--check"]) == 0

@@ -85,6 +85,7 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         augmentation: None for none.
         padding: growth of boxes.
         rounded: centre targets on the nearest heatmap pixel, as in 2019; see ``heatmaps.encode``.
+        score_power: weights of pseudo-labels are their scores (0..1) to this power.
         normalised: float crops, ready for the model. Bytes move four times less data; then the
             device normalises (``crops.normalise``).
         seed: not negative.
@@ -107,6 +108,7 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         augmentation: Augmentation | None = None,
         padding: float = 1.25,
         rounded: bool = True,
+        score_power: float = 0.0,
         normalised: bool = False,
         seed: int = 0,
     ):
@@ -125,6 +127,7 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         self.rounded = rounded
         self.delta, self.delta_range = delta, delta_range
         self.augmentation, self.normalised, self.seed = augmentation, normalised, seed
+        self.score_power = score_power
         self.center, self.scale = box_to_center_scale(boxes, crop_wh, padding)
 
     def __len__(self) -> int:
@@ -177,6 +180,7 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
             self.heatmap_stride,
             self.rounded,
         )
+        weight = weight * self._certainty(row, region.mirrored)
         return {
             "crops": _as_tensor(crops, self.normalised),
             "target": torch.from_numpy(target),
@@ -190,6 +194,12 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
             "delta": numbers[-1] - number,
             "person": row,
         }
+
+    def _certainty(self, row: int, mirrored: bool) -> npt.NDArray[np.float32]:
+        """Weights [J] of pseudo-labels: their scores to the power ``score_power``; 1 for others."""
+        scores = np.nan_to_num(self.dataset.people.joint_scores[row], nan=1.0).clip(0, 1)
+        order = list(self.dataset.skeleton.mirrored) if mirrored else slice(None)
+        return (scores[order] ** self.score_power).astype(np.float32)
 
     def _draw_delta(self, random: np.random.Generator) -> int:
         if self.delta is not None:

@@ -39,6 +39,8 @@ class DataConfig:
             default 3.
         rounded: centre targets on the nearest heatmap pixel, as in 2019; false keeps what small
             heatmaps would round away.
+        score_power: pseudo-labels count by their score to this power, so that doubtful joints
+            teach little; 0: as much as human labels.
         delta_range: the support frame lies up to so many frames before or after the labelled one;
             every distance is equally likely, 0 included (stage warp).
         delta: a fixed distance of the support frame in place of drawn ones.
@@ -59,6 +61,7 @@ class DataConfig:
     padding: float | None = None
     sigma: float | None = None
     rounded: bool = True
+    score_power: float = 0.0
     delta_range: int = 2
     delta: int | None = None
     missing: Missing = "error"
@@ -71,7 +74,7 @@ class DataConfig:
         for name in ("padding", "sigma"):
             if getattr(self, name) is not None:
                 _positive(f"data.{name}", getattr(self, name))
-        for name in ("delta_range", "workers", "cache_mb"):
+        for name in ("delta_range", "workers", "cache_mb", "score_power"):
             if getattr(self, name) is not None:
                 _at_least(f"data.{name}", getattr(self, name), 0)
         _one_of("data.missing", self.missing, get_args(Missing))

@@ -211,6 +211,7 @@ def training_batches(
     samples = PoseSamples(
         _with_sizes(dataset, source), source, stage=config.stage, delta=data.delta,
         delta_range=data.delta_range, augmentation=config.augmentation, rounded=data.rounded,
+        score_power=data.score_power,
         seed=loop.seed, **crops,
     )  # fmt: skip
     order = Order(len(samples), loop.batch_size, processes, loop.seed, loop.samples_per_epoch)

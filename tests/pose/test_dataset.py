@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -167,6 +168,22 @@ def test_joints_follow_the_augmented_image(videos):
             np.testing.assert_allclose(bright.mean(0)[::-1], place, atol=1.0)
             found += 1
     assert found >= 4
+
+
+def test_pseudo_labels_count_by_their_scores(videos):
+    dataset, root = videos
+    scores = np.full((8, 17), np.nan)
+    scores[1] = np.linspace(0.2, 1.1, 17)
+    people = replace(dataset.people, joint_scores=scores)
+    scored, source = replace(dataset, people=people), FrameSource(root)
+    plain = PoseSamples(dataset, source, **SMALL)
+    for power, flip in ((0.0, 0), (2.0, 0), (2.0, 1)):
+        turned = Augmentation(0, 0, 0, flip, 0)
+        samples = PoseSamples(scored, source, **SMALL, score_power=power, augmentation=turned)
+        assert torch.equal(samples[0]["weight"], plain[0]["weight"])  # labelled by hand
+        order = list(POSETRACK.mirrored) if flip else slice(None)
+        expected = plain[1]["weight"].numpy() * scores[1].clip(0, 1) ** power
+        np.testing.assert_allclose(samples[1]["weight"], expected[order], rtol=1e-6)
 
 
 def test_normalised_crops(videos):
