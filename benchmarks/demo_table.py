@@ -78,7 +78,8 @@ def section(found: dict[int, Any]) -> str:
     first = next(iter(found.values()))["data"]
     lines = [
         f"PCKh@0.5 in percent, mean (lowest–highest) of the seeds {seeds}, all that were run "
-        f"with these settings; {minutes} minutes each on two cores. {first['sparse']['labelled_frames']} of "
+        f"with these settings; {minutes} minutes each on two cores. "
+        f"{first['sparse']['labelled_frames']} of "
         f"{first['sparse']['frames']} frames are labelled.",
         "",
         "Labels of the other frames of the same videos (1):",
