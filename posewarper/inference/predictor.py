@@ -6,8 +6,6 @@ B crops, T frames of a window, J joints, h = H / 4 and w = W / 4.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Literal
 
 import numpy.typing as npt
 import torch
@@ -17,12 +15,7 @@ from posewarper.data.crops import crop_matrices, invert_matrices, normalise, tra
 from posewarper.data.tables import Floats
 from posewarper.heatmaps import REFINEMENTS, decode, merge_flipped
 from posewarper.models import HEATMAP_STRIDE, PoseModel, PoseWarper, Window, channels_last
-from posewarper.models.devices import choose_device
-
-Precision = Literal["fp32", "bf16", "fp16"]
-PRECISIONS: dict[str, torch.dtype] = {
-    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
-}  # fmt: skip
+from posewarper.models.devices import PRECISIONS, Precision, autocast, choose_device
 
 
 class PosePredictor:
@@ -158,13 +151,9 @@ class PosePredictor:
     ) -> Tensor:
         """``run`` on parts of the inputs, on the device, in the precision asked for."""
         step = step or self.batch_size
-        with self._autocast():
+        with autocast(self.device, self.precision):
             parts = [
                 run(*(tensor[i : i + step].to(self.device) for tensor in inputs))
                 for i in range(0, max(len(inputs[0]), 1), step)
             ]
         return torch.cat(parts)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        dtype = PRECISIONS[self.precision]
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)

@@ -1,8 +1,22 @@
-"""Where a network runs."""
+"""Where a network runs, and in which precision."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Literal
+
 import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: dict[str, torch.dtype] = {
+    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
+}  # fmt: skip
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Convolutions in this precision; "fp32" leaves everything as it is."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def choose_device(name: str = "auto", option: str = "device") -> torch.device:

@@ -16,10 +16,10 @@ from posewarper.data.crops import Augmentation
 from posewarper.data.video import Missing
 from posewarper.heatmaps import REFINEMENTS
 from posewarper.models import HRNET_SIZES, WINDOWS
+from posewarper.models.devices import Precision
 
 Stage = Literal["pose", "warp"]
 InitPart = Literal["all", "features"]
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)

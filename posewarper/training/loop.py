@@ -19,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from posewarper.data.crops import normalise
 from posewarper.data.video import FrameError
 from posewarper.models import HEATMAP_STRIDE, HRNet, PoseModel, PoseWarper, channels_last
+from posewarper.models.devices import autocast
 from posewarper.models.pose_model import BEST
 from posewarper.training.config import RunConfig
 from posewarper.training.interrupts import Interrupts
@@ -34,7 +35,6 @@ from posewarper.training.processes import Processes, share_batch_norm, share_gra
 from posewarper.training.progress import FrameProblems, Position, Sums, log
 from posewarper.training.run_folder import FINAL, RunFolder, check_data
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LOOK_EVERY = 20  # steps between looks at results, each of which waits for the GPU
 
 
@@ -258,8 +258,7 @@ class Training:
         return contextlib.nullcontext()
 
     def _autocast(self) -> AbstractContextManager[object]:
-        dtype = _DTYPES[self.config.loop.precision]
-        return torch.autocast(self.processes.device.type, dtype, enabled=dtype != torch.float32)
+        return autocast(self.processes.device, self.config.loop.precision)
 
     # Numbers.
 
