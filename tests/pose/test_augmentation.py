@@ -7,7 +7,6 @@ from dataclasses import fields
 import jsonargparse
 import numpy as np
 import pytest
-import torch
 from random_models import random_model
 
 from posewarper.data.annotations import load_coco, save_coco
@@ -22,13 +21,7 @@ from posewarper.inference.propagation import propagate_labels
 from posewarper.models import save_model
 from posewarper.prediction import augment
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

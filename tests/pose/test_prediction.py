@@ -9,7 +9,6 @@ from pathlib import Path
 import jsonargparse
 import numpy as np
 import pytest
-import torch
 from random_models import random_model
 from slow_prediction import assert_by_hand
 
@@ -31,12 +30,7 @@ from posewarper.skeleton import POSETRACK, Skeleton
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "posetrack18_sample"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

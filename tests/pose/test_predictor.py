@@ -15,12 +15,7 @@ from posewarper.models.pose_model import as_warper
 HW = (CROP_WH[1] // 4, CROP_WH[0] // 4)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -37,12 +37,7 @@ THREE = Skeleton("three", ("nose", "left_hand", "right_hand"))
 linear = partial(propagate_labels, source=None, method="linear", progress=False)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,7 @@ from posewarper.training.loop import Training
 from posewarper.training.progress import Sums
 from tests.pose.training_runs import HEAD, losses, run, weights, write_videos
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads cost more than they bring for networks of this size."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
