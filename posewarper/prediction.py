@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from posewarper.data.annotations import from_coco, read_json, save_coco
+from posewarper.data.annotations import from_coco, save_coco
 from posewarper.data.dataset import Boxes, annotated_boxes, load_detections
 from posewarper.data.posetrack import load_annotations
 from posewarper.data.tables import Ints, PoseDataset
+from posewarper.data.tracks import CropBox, Leaving, Sources
 from posewarper.data.video import FrameSource, Missing, fill_sizes
 from posewarper.evaluation.prediction_datasets import Neck, official_names, write_predictions
+from posewarper.files import read_json
 from posewarper.inference.aggregation import Mode, PersonScore, Scoring, predict_boxes
 from posewarper.inference.augmentation import augment_labels
 from posewarper.inference.baselines import Preset
@@ -31,7 +33,6 @@ from posewarper.inference.propagation import (
     make_propagator,
 )
 from posewarper.inference.pseudo_labels import Counts
-from posewarper.inference.tracks import CropBox, Leaving, Sources
 from posewarper.models import WINDOWS, Window, load_model
 from posewarper.skeleton import POSETRACK_EVAL, Skeleton, find_skeleton
 

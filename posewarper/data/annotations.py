@@ -8,7 +8,6 @@ loss.
 from __future__ import annotations
 
 import gc
-import json
 import math
 import posixpath
 import re
@@ -22,54 +21,11 @@ from typing import Any
 import numpy as np
 
 from posewarper.data.tables import Floats, Frames, People, PoseDataset, Regions, Video, starts
-from posewarper.files import whole_file
+from posewarper.files import read_json, write_json
 from posewarper.skeleton import POSETRACK, SKELETONS, Skeleton
-
-__all__ = [
-    "Frames",
-    "People",
-    "PoseDataset",
-    "Regions",
-    "Video",
-    "frame_of_file",
-    "from_coco",
-    "load_coco",
-    "read_json",
-    "save_coco",
-    "write_json",
-]
 
 _NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\D*)", re.DOTALL)
 _NO_HEAD = [float("nan")] * 4
-
-
-def read_json(path: str | Path) -> Any:
-    """Content of a JSON file.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is no JSON; names the file and the place.
-    """
-    try:
-        return json.loads(Path(path).read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: no valid JSON: {error}") from None
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write a file, and its folder, as a whole or not at all; see ``whole_file``.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        text = json.dumps(content, allow_nan=False)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def frame_of_file(file_name: str) -> tuple[str, str, int]:

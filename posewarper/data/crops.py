@@ -65,6 +65,15 @@ def _fill_aspect(size_wh: Floats, crop_wh: tuple[int, int]) -> Floats:
     return np.stack([np.maximum(width, height * aspect), np.maximum(height, width / aspect)], -1)
 
 
+def turned_crop_matrices(
+    boxes: npt.ArrayLike, out_wh: tuple[int, int], padding: float = 1.25
+) -> Floats:
+    """Maps [P, 2, 3] from image to crop for turned boxes [P, 5] (``data.upright``)."""
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 5)
+    center, scale = box_to_center_scale(boxes[:, :4], out_wh, padding)
+    return crop_matrices(center, scale, out_wh, boxes[:, 4])
+
+
 def crop_matrices(
     center: npt.ArrayLike,
     scale: npt.ArrayLike,
@@ -106,6 +115,13 @@ def invert_matrices(matrices: Floats) -> Floats:
     """The maps back, [P, 2, 3]."""
     linear = np.linalg.inv(matrices[:, :, :2])
     return np.concatenate([linear, -linear @ matrices[:, :, 2:]], 2)
+
+
+def compose(outer: Floats, inner: Floats) -> Floats:
+    """The maps [P, 2, 3] that do what ``inner`` does, then ``outer``."""
+    linear = outer[:, :, :2] @ inner[:, :, :2]
+    shift = (outer[:, :, :2] @ inner[:, :, 2:])[..., 0] + outer[:, :, 2]
+    return np.concatenate([linear, shift[:, :, None]], 2)
 
 
 def transform_points(points: npt.ArrayLike, matrices: Floats) -> Floats:
@@ -225,7 +241,7 @@ class Augmentation:
 
         Args:
             random: the only source of randomness.
-            region: the person's own, neither turned nor mirrored.
+            region: the person's own, not mirrored. What is drawn is added to its rotation.
             joints: [J, 2] pixels.
             visible: [J]; above 0 is visible.
             skeleton: for the halves of the body; without ``upper_body`` there is no half body.
@@ -244,9 +260,10 @@ class Augmentation:
         turned = random.random() < self.rotation_probability
         rotation = float(np.clip(r * random.standard_normal(), -2 * r, 2 * r)) if turned else 0.0
         mirrored = bool(random.random() < self.flip_probability)
+        own = -region.rotation if mirrored else region.rotation
         if mirrored:
             center = np.array([image_width - 1 - center[0], center[1]])
-        return Region(center, scale, rotation, mirrored)
+        return Region(center, scale, own + rotation, mirrored)
 
     def damaged(self, random: np.random.Generator, image: Images) -> Images:
         """The crop [H, W, 3] of a key frame: as often as ``key_damage_probability`` says blurred by

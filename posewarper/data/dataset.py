@@ -15,44 +15,37 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from posewarper.data.annotations import frame_of_file, read_json
+from posewarper.data.annotations import frame_of_file
 from posewarper.data.crops import (
     Augmentation,
     Region,
     box_to_center_scale,
-    clean_boxes,
+    compose,
     crop,
     crop_matrices,
+    invert_matrices,
     mirror_joints,
     normalise,
     transform_points,
+    turned_crop_matrices,
 )
+from posewarper.data.people import Upright, turned_boxes, usable_people
 from posewarper.data.tables import Floats, Ints, PoseDataset, Video
+from posewarper.data.tracks import Track, labels_of
 from posewarper.data.video import FrameSource, Image
+from posewarper.files import read_json
 from posewarper.heatmaps import encode
 
 Stage = Literal["pose", "warp"]
-
-
-def usable_people(dataset: PoseDataset) -> tuple[Ints, Floats]:
-    """Rows of the people that serve as samples, and their boxes [P, 4] clipped to the image.
-
-    As in 2019: no crowds, an area above 0, a box of which something lies in the image, and at least
-    one labelled joint.
-    """
-    people = dataset.people
-    boxes, inside = clean_boxes(people.bbox, dataset.frames.size_wh[people.frame])
-    labelled = (people.keypoints[:, :, 2] > 0).any(1)
-    rows = np.flatnonzero(inside & labelled & (people.area > 0) & ~people.crowd)
-    return rows, boxes[rows]
+SupportBox = Literal["key", "own"]
 
 
 class PoseSamples(Dataset[dict[str, Any] | None]):
     """One sample per labelled person: crops of one frame ("pose") or of two ("warp"), and targets.
 
     In stage "warp" the second frame is the support frame, ``delta`` frames away and clipped to the
-    video; it is cropped with the box and the augmentation of the key frame, and its labels are not
-    used. A sample is a dictionary:
+    video; it is cropped with the augmentation and the box of the key frame, or with its own box, and
+    its labels are not used. A sample is a dictionary:
 
     =============  ==================================================================
     crops          [F, 3, H, W] RGB, uint8 or, if ``normalised``, float32
@@ -84,6 +77,9 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         delta_range: the largest distance drawn.
         augmentation: None for none.
         padding: growth of boxes.
+        upright: the pose that is upright in crops, which are turned; see ``data.upright``.
+        support_box: whether the support frame is cropped with the key frame's box, as in 2019, or
+            with its own: that of its label, or interpolated between the labels around it.
         rounded: centre targets on the nearest heatmap pixel, as in 2019; see ``heatmaps.encode``.
         score_power: weights of pseudo-labels are their scores (0..1) to this power.
         normalised: float crops, ready for the model. Bytes move four times less data; then the
@@ -107,6 +103,8 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         delta_range: int = 2,
         augmentation: Augmentation | None = None,
         padding: float = 1.25,
+        upright: Upright = None,
+        support_box: SupportBox = "key",
         rounded: bool = True,
         score_power: float = 0.0,
         normalised: bool = False,
@@ -116,7 +114,7 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
             raise ValueError(f"stage: expected 'pose' or 'warp', got {stage!r}")
         if delta_range < 0 or seed < 0:
             raise ValueError(f"delta_range and seed: expected >= 0, got {delta_range} and {seed}")
-        self.rows, boxes = usable_people(dataset)
+        self.rows, boxes = turned_boxes(dataset, upright)
         if not len(self.rows):
             raise ValueError(
                 f"{dataset.source}: no sample: none of {len(dataset.people)} people has a labelled "
@@ -128,7 +126,12 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         self.delta, self.delta_range = delta, delta_range
         self.augmentation, self.normalised, self.seed = augmentation, normalised, seed
         self.score_power = score_power
-        self.center, self.scale = box_to_center_scale(boxes, crop_wh, padding)
+        self.center, self.scale = box_to_center_scale(boxes[:, :4], crop_wh, padding)
+        self.rotation, self.padding = boxes[:, 4], padding
+        self._tracks: dict[int, Track] = {}
+        if stage == "warp" and support_box == "own":
+            everybody = (t for of_video in labels_of(dataset, upright) for t in of_video.tracks)
+            self._tracks = {row: track for track in everybody for row in track.rows.tolist()}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -155,13 +158,23 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
 
         joints, visible = people.keypoints[row, :, :2], people.keypoints[row, :, 2] > 0
         width, skeleton = image.shape[1], self.dataset.skeleton
-        region = Region(self.center[index], self.scale[index])
+        region = own = Region(self.center[index], self.scale[index], float(self.rotation[index]))
         if self.augmentation is not None:
             region = self.augmentation.draw(
                 random, region, joints, visible, skeleton, self.crop_wh, width
             )
         matrix = region.matrix(self.crop_wh, width)
-        crops = np.stack([crop(i, matrix, self.crop_wh)[0] for i in images if i is not None])
+        matrices = [matrix]
+        if self.stage == "warp":
+            varied = compose(matrix, invert_matrices(own.matrix(self.crop_wh, width)))
+            matrices.append(self._support_matrix(row, numbers[1], matrix, varied))
+        crops = np.stack(
+            [
+                crop(i, m, self.crop_wh)[0]
+                for i, m in zip(images, matrices, strict=True)
+                if i is not None
+            ]
+        )
         if self.augmentation is not None and self.stage == "warp":
             crops[0] = self.augmentation.damaged(random, crops[0])
         if region.mirrored:
@@ -194,6 +207,21 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
             "delta": numbers[-1] - number,
             "person": row,
         }
+
+    def _support_matrix(self, row: int, number: int, matrix: Floats, varied: Floats) -> Floats:
+        """The map [1, 2, 3] from the support frame to its crop.
+
+        Args:
+            row: of the person.
+            number: of the frame.
+            matrix: the key frame's map.
+            varied: what the augmentation does to crops, as a map from crop to crop.
+        """
+        track = self._tracks.get(row)
+        if track is None or (track.before(number) is None and track.after(number) is None):
+            return matrix
+        box = track.interpolated_box(number)
+        return compose(varied, turned_crop_matrices(box, self.crop_wh, self.padding))
 
     def _certainty(self, row: int, mirrored: bool) -> npt.NDArray[np.float32]:
         """Weights [J] of pseudo-labels: their scores to the power ``score_power``; 1 for others."""

@@ -24,11 +24,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from posewarper.data.annotations import save_coco, write_json
+from posewarper.data.annotations import save_coco
 from posewarper.data.posetrack import save_posetrack
 from posewarper.data.synthetic_scene import Image
 from posewarper.data.synthetic_video import Difficulty, SyntheticVideo, generate_video
 from posewarper.data.tables import Frames, People, PoseDataset, Video
+from posewarper.files import write_json
 from posewarper.skeleton import POSETRACK
 
 __all__ = ["Difficulty", "SyntheticVideo", "generate_video", "load_truth", "write_dataset"]

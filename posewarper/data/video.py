@@ -111,7 +111,7 @@ class FrameSource:
     def prepare(self, videos: Iterable[Video]) -> None:
         """Index video files now (one pass over each), so that workers started later need not."""
         for video in videos:
-            file = self._file_of(video)
+            file = self.file_of(video)
             if file is not None:
                 file.index()
 
@@ -140,7 +140,7 @@ class FrameSource:
         place = (video.name, number)
         image = self._cache.get(place)
         if image is None:
-            file = self._file_of(video)
+            file = self.file_of(video)
             if file is not None:
                 image = self._from_file(file, video, number)
             else:
@@ -169,7 +169,8 @@ class FrameSource:
             )
         return image
 
-    def _file_of(self, video: Video) -> VideoFile | None:
+    def file_of(self, video: Video) -> VideoFile | None:
+        """The file that holds the video's frames; None for a folder of images."""
         if video.name not in self._files:
             path = self.root / video.path
             found = path if video.is_file else None
@@ -183,6 +184,12 @@ class FrameSource:
 class VideoFile:
     """Frames of one video file by index, exact also after a jump.
 
+    Frames are counted as they are decoded, one after another: whatever the frame rate, an edit list
+    or a start offset says, frame n is the same one in any order of reading, and the one that other
+    tools which use OpenCV mean by n. Videos that are to be shown turned by 90, 180 or 270 degrees
+    come upright, and sizes and coordinates are those of the upright frames; mirrored ones come as
+    OpenCV reads them, not mirrored.
+
     OpenCV's own seeking trusts the frame rate, which fails where frames are not evenly spaced.
     Here one pass over the file notes the time stamp of every frame; after a jump the time stamp
     tells which frame came, and decoding goes on from there. Without usable time stamps (they do
@@ -192,6 +199,7 @@ class VideoFile:
     def __init__(self, path: Path):
         self.path = path
         self._times: npt.NDArray[np.float64] | None = None
+        self._nominal_rate = 0.0
         self._capture: cv2.VideoCapture | None = None
         self._owner = 0
         self._next = 0  # index of the frame that the next grab gives
@@ -223,16 +231,54 @@ class VideoFile:
         return len(self.index())
 
     def index(self) -> npt.NDArray[np.float64]:
-        """Time stamps in milliseconds, one per frame."""
+        """Time stamps in milliseconds as the file has them, one per frame; zeros where it has none.
+
+        Raises:
+            FrameError: the file is missing or no video, or not one frame can be decoded.
+        """
         if self._times is None:
             self.close()
             capture = self._open()
             times = []
             while capture.grab():
                 times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
-            self._times = np.array(times)
+            self._nominal_rate = capture.get(cv2.CAP_PROP_FPS)
             self.close()
+            if not times:
+                raise FrameError(f"{self.path}: a video, but none of its frames can be decoded")
+            self._times = np.array(times)
         return self._times
+
+    def times(self) -> npt.NDArray[np.float64]:
+        """When each frame is shown, in seconds after the first; they grow.
+
+        Evenly spaced by the frame rate that the file names, if it has no usable time stamps.
+
+        Raises:
+            FrameError: as ``index``; or the file has neither.
+        """
+        stamps = self.index()
+        if _grow(stamps):
+            return (stamps - stamps[0]) / 1000
+        return np.arange(len(stamps)) / self._rate_named()
+
+    def frame_rate(self) -> float:
+        """Frames per second, on average.
+
+        Raises:
+            FrameError: as ``times``.
+        """
+        times = self.times()
+        return (len(times) - 1) / times[-1] if len(times) > 1 else self._rate_named()
+
+    def damage(self) -> str | None:
+        """Which frames are missing at the end of a file that is cut off or damaged; None if the
+        file has what it promises, or promises nothing.
+
+        Raises:
+            FrameError: as ``index``.
+        """
+        return lost_end(self.path, self.index())
 
     def close(self) -> None:
         """Let go of the decoder; the next read opens the file again, and needs no new index."""
@@ -242,11 +288,16 @@ class VideoFile:
             _INHERITED.append(self._capture)
         self._capture = None
 
+    def _rate_named(self) -> float:
+        if not (np.isfinite(self._nominal_rate) and self._nominal_rate > 0):
+            raise FrameError(f"{self.path}: has no time stamps and names no frame rate")
+        return self._nominal_rate
+
     def _jump(self, index: int) -> cv2.VideoCapture:
         """Leave the capture so that grabs from ``self._next`` on lead to ``index``."""
         # Near the beginning the index would cost more than decoding from there.
         times = self.index() if index > _JUMP else np.zeros(0)
-        if index < len(times) and (np.diff(times) > 0).all():
+        if index < len(times) and _grow(times):
             capture = self._open()
             for back in (1, 16, 64, 256):
                 # The frame before is asked for, so that the wanted one is still to be grabbed.
@@ -266,17 +317,58 @@ class VideoFile:
             _INHERITED.append(self._capture)
             self._capture = None
         if self._capture is None:
-            if not self.path.is_file():
-                raise FrameError(f"{self.path}: there is no such video file")
+            if not self.path.is_file() or not self.path.stat().st_size:
+                raise FrameError(f"{self.path}: {why_no_video(self.path)}")
             # Worker processes share the cores already.
             alone = multiprocessing.parent_process() is None
             options = [] if alone else [cv2.CAP_PROP_N_THREADS, 1]
-            self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG, options)
-            if not self._capture.isOpened():
-                self._capture = None
-                raise FrameError(f"{self.path}: not a video that OpenCV can read")
-            self._owner, self._next = os.getpid(), 0
+            # Absolute, or FFmpeg would take what is before a colon in the name for a protocol.
+            capture = cv2.VideoCapture(str(self.path.absolute()), cv2.CAP_FFMPEG, options)
+            # FFmpeg also reads images, as videos of one frame.
+            one = capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 1
+            if not capture.isOpened() or (one and cv2.haveImageReader(str(self.path))):
+                raise FrameError(f"{self.path}: {why_no_video(self.path)}")
+            self._capture, self._owner, self._next = capture, os.getpid(), 0
         return self._capture
+
+
+def times(source: FrameSource, video: Video, fps: float | None = None) -> Floats:
+    """Seconds of all frames of a video, from its first frame on.
+
+    Args:
+        source: where the video lies.
+        video: a file, or a folder of images.
+        fps: frames per second, for folders; a file says itself when its frames are shown.
+
+    Returns:
+        [frame_count]; they grow. Frames that the annotations list but the file lacks go on at its
+        mean rate.
+
+    Raises:
+        ValueError: a folder without ``fps``; ``fps`` is not positive.
+        FrameError: the file cannot be read.
+    """
+    file = source.file_of(video)
+    if file is None:
+        return np.arange(video.frame_count) / frame_rate(source, video, fps)
+    known = file.times()[: video.frame_count]
+    beyond = np.arange(1, video.frame_count - len(known) + 1) / file.frame_rate()
+    return np.concatenate([known, known[-1] + beyond])
+
+
+def frame_rate(source: FrameSource, video: Video, fps: float | None = None) -> float:
+    """Frames per second of a video, on average. Arguments and errors as for ``times``."""
+    if fps is not None and not (np.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps: expected a number above 0, got {fps}")
+    file = source.file_of(video)
+    if file is not None:
+        return file.frame_rate()
+    if fps is None:
+        raise ValueError(
+            f"fps: {video.name} is a folder of images, which do not say when they were taken; "
+            "expected their frames per second"
+        )
+    return float(fps)
 
 
 def fill_sizes(dataset: PoseDataset, source: FrameSource) -> PoseDataset:

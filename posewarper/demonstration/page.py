@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from posewarper.data.annotations import load_coco, read_json
+from posewarper.data.annotations import load_coco
 from posewarper.data.tables import Ints, PoseDataset
 from posewarper.data.video import FrameSource
 from posewarper.demonstration.folder import DemoFolder
 from posewarper.demonstration.measures import THRESHOLDS, Truth
 from posewarper.demonstration.results import truths
 from posewarper.evaluation import head_lengths
+from posewarper.files import read_json
 from posewarper.report import (
     Column,
     Picture,

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from posewarper.data.annotations import load_coco, read_json, save_coco, write_json
+from posewarper.data.annotations import load_coco, save_coco
 from posewarper.data.crops import Augmentation
 from posewarper.data.dataset import annotated_boxes
 from posewarper.data.sparsify import every_kth
@@ -20,6 +20,7 @@ from posewarper.data.video import FrameSource
 from posewarper.demonstration.folder import DemoFolder, Settings
 from posewarper.demonstration.page import write_page
 from posewarper.demonstration.results import measure
+from posewarper.files import read_json, write_json
 from posewarper.inference import (
     PosePredictor,
     augment_labels,

@@ -9,9 +9,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from posewarper.data.annotations import read_json
 from posewarper.data.tables import Bools, Floats, Ints, PoseDataset
 from posewarper.evaluation.prediction_files import write_coco_results, write_posetrack
+from posewarper.files import read_json
 
 Format = Literal["posetrack18", "posetrack17", "coco"]
 Neck = Literal["head_bottom", "shoulder_midpoint"]

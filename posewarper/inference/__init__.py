@@ -1,5 +1,6 @@
 """What a trained model is for: predicting, propagating labels, aggregating windows of frames."""
 
+from posewarper.data.tracks import labels_of
 from posewarper.inference.aggregation import Predicted, Scoring, predict_boxes
 from posewarper.inference.augmentation import augment_labels
 from posewarper.inference.nms import joint_sigmas, oks_between, oks_nms, soft_oks_nms
@@ -10,7 +11,6 @@ from posewarper.inference.propagation import (
     make_propagator,
     propagate_labels,
 )
-from posewarper.inference.tracks import labels_of
 
 __all__ = [
     "PRECISIONS",

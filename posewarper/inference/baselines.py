@@ -16,8 +16,8 @@ import numpy.typing as npt
 from scipy.ndimage import map_coordinates
 
 from posewarper.data.tables import Bools, Floats, Video
+from posewarper.data.tracks import Target, Track
 from posewarper.data.video import FrameError, FrameSource, Image
-from posewarper.inference.tracks import Target, Track
 
 Grey = npt.NDArray[np.uint8]
 Preset = Literal["ultrafast", "fast", "medium"]

@@ -129,19 +129,24 @@ class PosePredictor:
         )
 
     def decode(
-        self, heatmaps: Tensor, center: npt.ArrayLike, scale: npt.ArrayLike
+        self,
+        heatmaps: Tensor,
+        center: npt.ArrayLike,
+        scale: npt.ArrayLike,
+        rotation: npt.ArrayLike = 0.0,
     ) -> tuple[Floats, Floats]:
         """Joints in pixels of the image.
 
         Args:
             heatmaps: ``[B, J, h, w]``.
             center, scale: ``[B, 2]`` each, of the crops; see ``data.crops``.
+            rotation: of the crops, ``[B]`` or one for all, degrees.
 
         Returns:
             x, y ``[B, J, 2]`` and the heights of the maxima ``[B, J]``.
         """
         places, scores = decode(heatmaps, self.refinement, self.model.sigma)
-        back = invert_matrices(crop_matrices(center, scale, self.model.crop_wh))
+        back = invert_matrices(crop_matrices(center, scale, self.model.crop_wh, rotation))
         in_crop = places.double().cpu().numpy() * HEATMAP_STRIDE
         return transform_points(in_crop, back), scores.double().cpu().numpy()
 

@@ -11,12 +11,9 @@ from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
+from posewarper.data.people import Upright
 from posewarper.data.tables import PoseDataset
-from posewarper.data.video import FrameSource, fill_sizes
-from posewarper.inference.baselines import Estimator, Flow, Poses, Preset, copy_labels
-from posewarper.inference.predictor import PosePredictor
-from posewarper.inference.pseudo_labels import Counts, with_predictions
-from posewarper.inference.tracks import (
+from posewarper.data.tracks import (
     CropBox,
     Leaving,
     Sources,
@@ -24,6 +21,10 @@ from posewarper.inference.tracks import (
     labels_of,
     targets_of,
 )
+from posewarper.data.video import FrameSource, fill_sizes
+from posewarper.inference.baselines import Estimator, Flow, Poses, Preset, copy_labels
+from posewarper.inference.predictor import PosePredictor
+from posewarper.inference.pseudo_labels import Counts, with_predictions
 from posewarper.inference.warping import Single, Warp
 
 Method = Literal["warp", "copy", "linear", "flow", "single"]
@@ -118,11 +119,13 @@ class Propagator:
         estimate: how poses are found.
         options: the rest; their method, own_weight, rounded and preset are ``estimate``'s.
         progress: show a progress bar.
+        upright: the pose that is upright in crops; as the model has it.
     """
 
     estimate: Estimator
     options: PropagationOptions = field(default_factory=PropagationOptions)
     progress: bool = True
+    upright: Upright = None
 
     def __call__(
         self, dataset: PoseDataset, source: FrameSource | None
@@ -142,7 +145,7 @@ class Propagator:
                 leaving=options.leaving,
                 repredict=options.repredict,
             )
-            for of_video in labels_of(labels)
+            for of_video in labels_of(labels, self.upright)
         ]
         poses = []
         total = sum(len(of_video) for of_video in targets)
@@ -176,7 +179,8 @@ def make_propagator(
         estimate = Flow(options.preset)
     else:
         estimate = copy_labels
-    return Propagator(estimate, options, progress)
+    upright = None if predictor is None else predictor.model.upright
+    return Propagator(estimate, options, progress, upright)
 
 
 def propagate_labels(

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from posewarper.data.tables import Bools, Floats, Frames, Ints, People, PoseDataset, Regions
+from posewarper.data.tracks import Target
 from posewarper.inference.baselines import Poses
-from posewarper.inference.tracks import Target
 from posewarper.skeleton import Skeleton
 
 _HEAD = {"nose", "head", "eye", "ear", "neck"}  # words in the names of joints that move with it

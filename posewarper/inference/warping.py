@@ -21,14 +21,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from posewarper.data.crops import box_to_center_scale, crop, crop_matrices, transform_points
+from posewarper.data.crops import (
+    box_to_center_scale,
+    crop,
+    transform_points,
+    turned_crop_matrices,
+)
 from posewarper.data.tables import Bools, Video
+from posewarper.data.tracks import Target
 from posewarper.data.video import FrameSource, Image
 from posewarper.heatmaps import encode
 from posewarper.inference.aggregation import check_finite
 from posewarper.inference.baselines import Poses
 from posewarper.inference.predictor import PosePredictor
-from posewarper.inference.tracks import Target
 from posewarper.models import HEATMAP_STRIDE
 
 
@@ -63,7 +68,7 @@ class Warp:
         advance: Callable[[int], object],
     ) -> Poses:
         """See ``Estimator``."""
-        crops = [[_own_crop(target), *_label_crops(target)] for target in targets]
+        crops = [[_own_crop(target), *self._label_crops(target)] for target in targets]
         heatmaps = _Heatmaps(self.predictor, video, source, [c for part in crops for c in part])
         poses = Poses.unknown(targets)
         step = self.predictor.batch_size
@@ -114,12 +119,15 @@ class Warp:
         np.logical_or.at(known, np.array(pair_of), np.stack(shares) > 0)
         _decode(self.predictor, mean, targets, rows, known, poses)
 
+    def _label_crops(self, target: Target) -> list[_Crop]:
+        return _label_crops(target, self.predictor.model.support_box == "own")
+
     def _paint(self, target: Target) -> tuple[npt.NDArray[np.float32], Bools]:
-        """Heatmaps of the labels in the target's box [L, J, h, w], and which joints are in it."""
+        """Heatmaps of the labels in their crops [L, J, h, w], and which joints are in those."""
         model = self.predictor.model
-        center, scale = box_to_center_scale(target.crop_box[None], model.crop_wh, model.padding)
-        matrix = crop_matrices(center, scale, model.crop_wh)
-        joints = transform_points(target.keypoints[:, :, :2], matrix)
+        boxes = np.array([c.box for c in self._label_crops(target)])
+        matrices = turned_crop_matrices(boxes, model.crop_wh, model.padding)
+        joints = transform_points(target.keypoints[:, :, :2], matrices)
         visible = (target.keypoints[:, :, 2] > 0).astype(np.float32)
         painted, weight = encode(
             joints, visible, model.heatmap_hw, model.sigma, HEATMAP_STRIDE, self.rounded
@@ -170,9 +178,9 @@ def _decode(
     """Fill in ``rows`` of the poses from their maps [n, J, h, w], where ``known`` [n, J]."""
     model = predictor.model
     boxes = np.stack([targets[row].crop_box for row in rows])
-    center, scale = box_to_center_scale(boxes, model.crop_wh, model.padding)
+    center, scale = box_to_center_scale(boxes[:, :4], model.crop_wh, model.padding)
     check_finite(maps)
-    joints, scores = predictor.decode(maps, center, scale)
+    joints, scores = predictor.decode(maps, center, scale, boxes[:, 4])
     poses.joints[rows] = np.where(known[:, :, None], joints, np.nan)
     poses.scores[rows] = np.where(known, scores, np.nan)
 
@@ -194,9 +202,14 @@ def _own_crop(target: Target) -> _Crop:
     return _Crop(target.number, tuple(target.crop_box.tolist()), target.key)
 
 
-def _label_crops(target: Target) -> list[_Crop]:
-    box = tuple(target.crop_box.tolist())
-    return [_Crop(n, box, n) for n in target.track.numbers[list(target.labels)].tolist()]
+def _label_crops(target: Target, own_boxes: bool) -> list[_Crop]:
+    """Crops of the labelled frames: with the target's box, or with their own."""
+    track, labels = target.track, list(target.labels)
+    boxes = track.crop_box[labels] if own_boxes else target.crop_box[None].repeat(len(labels), 0)
+    return [
+        _Crop(n, tuple(box), n)
+        for n, box in zip(track.numbers[labels].tolist(), boxes.tolist(), strict=True)
+    ]
 
 
 class _Heatmaps:
@@ -261,5 +274,5 @@ class _Heatmaps:
 
     def _cut(self, image: Image, wanted: _Crop) -> Image:
         model = self.predictor.model
-        center, scale = box_to_center_scale([wanted.box], model.crop_wh, model.padding)
-        return crop(image, crop_matrices(center, scale, model.crop_wh), model.crop_wh)[0]
+        matrix = turned_crop_matrices(wanted.box, model.crop_wh, model.padding)
+        return crop(image, matrix, model.crop_wh)[0]

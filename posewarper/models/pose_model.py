@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -28,7 +28,7 @@ from posewarper.models.hrnet import HEATMAP_STRIDE, HRNet
 from posewarper.models.warper import PoseWarper, WarperConfig, Window
 from posewarper.skeleton import POSETRACK, Skeleton
 
-FORMAT = 1
+FORMAT = 2
 BEST = "best.pt"  # what a folder of training offers for prediction
 
 
@@ -44,6 +44,10 @@ class PoseModel:
         padding: growth of boxes before they are cropped.
         sigma: of the targets, in heatmap pixels; also the width of the blur in "dark".
         refinement: how maxima are decoded; see ``heatmaps.decode``.
+        upright: the pose [J, 2] that stands upright in crops, which are turned with the person;
+            None where they are not. See ``data.upright``.
+        support_box: how the warp head wants frames of other times: cropped with the key frame's
+            box ("key", as in 2019), or each with its own ("own").
         origin: what it was trained on and how, as plain values; for people, not for programs.
 
     Raises:
@@ -57,6 +61,8 @@ class PoseModel:
     padding: float = 1.25
     sigma: float = 3.0
     refinement: str = "quarter"
+    upright: tuple[tuple[float, float], ...] | None = None
+    support_box: Literal["key", "own"] = "key"
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,6 +76,11 @@ class PoseModel:
             raise ValueError(f"crop_wh: expected multiples of {multiple}, got {self.crop_wh}")
         if self.refinement not in REFINEMENTS:
             raise ValueError(f"refinement: expected one of {REFINEMENTS}, got {self.refinement!r}")
+        if self.upright is not None and len(self.upright) != len(self.skeleton):
+            raise ValueError(
+                f"upright: expected {len(self.skeleton)} places, one for each joint, "
+                f"got {len(self.upright)}"
+            )
 
     @property
     def backbone(self) -> HRNet:
@@ -103,6 +114,8 @@ def save_model(model: PoseModel, path: str | Path) -> None:
         "padding": model.padding,
         "sigma": model.sigma,
         "refinement": model.refinement,
+        "upright": model.upright,
+        "support_box": model.support_box,
         "origin": dict(model.origin),
     }
     content = {"model": {k: v.cpu().clone() for k, v in state.items()}, "posewarper": about}
@@ -179,6 +192,8 @@ def _from_description(about: Mapping[str, Any], path: Path, backend: str) -> Pos
             about["padding"],
             about["sigma"],
             about["refinement"],
+            _tuples(about.get("upright")),  # since format 2
+            about.get("support_box", "key"),
             about["origin"],
         )
     except (KeyError, TypeError) as error:

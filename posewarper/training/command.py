@@ -135,6 +135,8 @@ def _train(
         "crop_wh": start_model.crop_wh,
         "padding": start_model.padding,
         "sigma": start_model.sigma,
+        "upright": start_model.upright,
+        "support_box": start_model.support_box,
     }
     train_batches = training_batches(config, train_set, processes, crops)
     val_batches = None

@@ -37,6 +37,11 @@ class DataConfig:
         padding: growth of boxes before they are cropped; by default 1.25.
         sigma: standard deviation of the targets in heatmap pixels (4 crop pixels each); by
             default 3.
+        upright: turn crops so that the pose stands upright, whichever way the person lies in the
+            image; for animals seen from above. Prediction then needs the direction, too.
+        support_box: in stage warp the support frame is cropped with the key frame's box (key, as
+            in 2019) or with its own, interpolated between the labels around it (own); by default as
+            ``init``.
         rounded: centre targets on the nearest heatmap pixel, as in 2019; false keeps what small
             heatmaps would round away.
         score_power: pseudo-labels count by their score to this power, so that doubtful joints
@@ -60,6 +65,8 @@ class DataConfig:
     crop_wh: tuple[int, int] | None = None
     padding: float | None = None
     sigma: float | None = None
+    upright: bool = False
+    support_box: Literal["key", "own"] | None = None
     rounded: bool = True
     score_power: float = 0.0
     delta_range: int = 2

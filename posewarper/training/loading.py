@@ -204,7 +204,7 @@ def training_batches(
     processes: Processes,
     crops: dict[str, Any],
 ) -> Batches:
-    """Shuffled and augmented; ``crops`` has crop_wh, padding and sigma."""
+    """Shuffled and augmented; ``crops`` has what crops and targets are made by."""
     loop, data = config.loop, config.data
     workers = _workers(data.workers, processes)
     source = _source(config, dataset, config.data.images, workers)

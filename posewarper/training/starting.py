@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from posewarper.data.people import Upright, usable_people
 from posewarper.data.posetrack import load_annotations
 from posewarper.data.tables import PoseDataset
+from posewarper.data.upright import reference_pose
 from posewarper.models import (
     HRNet,
     PoseModel,
@@ -50,6 +52,10 @@ def start(config: RunConfig) -> tuple[PoseModel, PoseDataset, PoseDataset | None
             model = _continued(config, init, train.skeleton)
         if config.stage == "warp" and not model.warps:
             model = as_warper(model, model.config)
+    if config.data.upright and model.upright is None:
+        model = replace(model, upright=_reference(train))
+    if config.stage == "warp" and config.data.support_box is not None:
+        model = replace(model, support_box=config.data.support_box)
     if config.model.refinement is not None:
         model = replace(model, refinement=config.model.refinement)
     return model, train, val
@@ -83,6 +89,14 @@ def _annotations(path: Path, skeleton: Skeleton | None) -> PoseDataset:
     return dataset
 
 
+def _reference(train: PoseDataset) -> Upright:
+    """What is upright in these labels."""
+    reference = reference_pose(train.people.keypoints[usable_people(train)[0]])
+    if reference is None:
+        raise ValueError(f"data.upright: {train.source}: nobody has two labelled joints")
+    return reference
+
+
 def _fresh(config: RunConfig, skeleton: Skeleton) -> PoseModel:
     sizes = WarperConfig(joints=len(skeleton), **{**config.model.backbone(), **config.model.head()})
     return PoseModel(sizes.hrnet(), sizes, skeleton, **_crops(config))
@@ -92,7 +106,7 @@ def _with_new_joints(config: RunConfig, init: _Init, skeleton: Skeleton) -> Pose
     """The features of a model, and a new last layer."""
     if init.described:
         model = load_model(init.path)
-        sizes, crops = model.config, {name: getattr(model, name) for name in _CROPS}
+        sizes, crops = model.config, {name: getattr(model, name) for name in (*_CROPS, "upright")}
     else:
         sizes, crops = WarperConfig(**infer_hrnet(read_state(init.path), init.path)), {}
     _check_sizes(config, sizes, init, free=("softmax_sigma",))

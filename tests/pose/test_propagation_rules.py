@@ -21,7 +21,7 @@ from posewarper.inference.propagation import (
     make_propagator,
     propagate_labels,
 )
-from posewarper.inference.tracks import labels_of
+from posewarper.data.tracks import labels_of
 from posewarper.skeleton import Skeleton
 
 THREE = Skeleton("three", ("nose", "left_hand", "right_hand"))
@@ -355,8 +355,8 @@ def test_labels_around_a_frame():
     assert around[7] == (1, None, 1)
     assert around[8] == (None, None, None) and around[9] == (None, 2, 2)
     # the box of training: cut to the image, and a pixel smaller
-    np.testing.assert_allclose(track.interpolated_box(5), [36, 13, 39, 59])
-    np.testing.assert_allclose(track.interpolated_box(7), [38, 14, 39, 59])
+    np.testing.assert_allclose(track.interpolated_box(5), [36, 13, 39, 59, 0])
+    np.testing.assert_allclose(track.interpolated_box(7), [38, 14, 39, 59, 0])
     with pytest.raises(ValueError, match="no label of track 1 reaches frame 8"):
         track.interpolated_box(8)
 

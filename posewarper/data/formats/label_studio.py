@@ -19,7 +19,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from posewarper.data.annotations import read_json, write_json
 from posewarper.data.formats.attach import IMAGE_SUFFIXES
 from posewarper.data.formats.label_file import (
     LabelFile,
@@ -29,6 +28,7 @@ from posewarper.data.formats.label_file import (
     track_label,
 )
 from posewarper.data.tables import PoseDataset
+from posewarper.files import read_json, write_json
 
 _UPLOAD = re.compile(r"[0-9a-f]{8}-")  # Label Studio puts it before the names of uploaded files
 _TRACK = "track: "

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from posewarper.data.annotations import from_coco, read_json, save_coco
+from posewarper.data.annotations import from_coco, save_coco
 from posewarper.data.formats import (
     cvat,
     deeplabcut,
@@ -27,6 +27,7 @@ from posewarper.data.formats.label_file import (
     warn_outside,
 )
 from posewarper.data.tables import PoseDataset
+from posewarper.files import read_json
 from posewarper.skeleton import Skeleton
 
 LabelFormat = Literal["coco", "csv", "cvat", "deeplabcut", "label-studio", "nwb", "sleap"]
