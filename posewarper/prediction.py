@@ -48,6 +48,8 @@ def propagate(
     method: Method = "warp",
     sources: Sources | None = None,
     own_weight: float = 0.0,
+    neighbours: int = 0,
+    consistent: bool = False,
     box: CropBox | None = None,
     distance: int | None = None,
     leaving: Leaving = "label",
@@ -76,6 +78,8 @@ def propagate(
             copy: the nearest label; linear: interpolation in time; flow: dense optical flow.
         sources: the nearest label, or both around a frame; by default the nearest.
         own_weight: with warp, share of the frame's own heatmaps, 0 to 1.
+        neighbours: with warp, frames on each side whose heatmaps, moved, share that share.
+        consistent: with warp, scores also tell whether the way there and back leads to the label.
         box: in which the network looks: the nearest label's (default of one source), or
             interpolated between two labels (default of both).
         distance: of a frame to its nearest label, at most; any by default.
@@ -102,7 +106,18 @@ def propagate(
         OSError: a file cannot be read or written.
     """
     options = PropagationOptions(
-        method, sources, own_weight, box, distance, leaving, repredict, rounded, preset, threshold
+        method,
+        sources,
+        own_weight,
+        neighbours,
+        consistent,
+        box,
+        distance,
+        leaving,
+        repredict,
+        rounded,
+        preset,
+        threshold,
     )
     _check_out(out, folder=format.startswith("posetrack"))
     if truth is not None and format == "dataset":
@@ -133,6 +148,8 @@ def augment(
     method: Method = "warp",
     sources: Sources | None = None,
     own_weight: float = 0.0,
+    neighbours: int = 0,
+    consistent: bool = False,
     box: CropBox | None = None,
     leaving: Leaving = "label",
     rounded: bool = False,
@@ -157,6 +174,8 @@ def augment(
             copy: the nearest label; linear: interpolation in time; flow: dense optical flow.
         sources: the nearest label, or both around a frame; by default the nearest.
         own_weight: with warp, share of the frame's own heatmaps, 0 to 1.
+        neighbours: with warp, frames on each side whose heatmaps, moved, share that share.
+        consistent: with warp, scores also tell whether the way there and back leads to the label.
         box: in which the network looks: the nearest label's (default of one source), or
             interpolated between two labels (default of both).
         leaving: carry somebody who is absent from the next labelled frame up to it, or halfway.
@@ -175,7 +194,8 @@ def augment(
         OSError: a file cannot be read or written.
     """
     options: dict[str, Any] = {
-        "sources": sources, "own_weight": own_weight, "box": box, "distance": distance,
+        "sources": sources, "own_weight": own_weight, "neighbours": neighbours,
+        "consistent": consistent, "box": box, "distance": distance,
         "leaving": leaving, "rounded": rounded, "preset": preset, "threshold": threshold,
     }  # fmt: skip
     PropagationOptions(method, **options)  # an error now, not after the model is loaded

@@ -46,6 +46,9 @@ class PropagationOptions:
             distance; by default the nearest, with "linear" both.
         own_weight: with "warp", share of the frame's own heatmaps in the mean, 0 to 1. 1/3 with
             both sources is the mean of three opinions.
+        neighbours: with "warp", frames on each side whose heatmaps, moved, share that share.
+        consistent: with "warp", scores also tell whether the way there and back leads to the label;
+            see ``Warp``.
         box: in which the network looks: that of the nearest label, as in 2019, or interpolated
             between those before and after; by default the label's for one source and interpolated
             for both.
@@ -64,6 +67,8 @@ class PropagationOptions:
     method: Method = "warp"
     sources: Sources | None = None
     own_weight: float = 0.0
+    neighbours: int = 0
+    consistent: bool = False
     box: CropBox | None = None
     distance: int | None = None
     leaving: Leaving = "label"
@@ -90,6 +95,12 @@ class PropagationOptions:
             raise ValueError(
                 f"own_weight: goes with 'warp' only, got {self.own_weight} for {self.method!r}"
             )
+        if self.neighbours < 0:
+            raise ValueError(f"neighbours: expected 0 or more, got {self.neighbours}")
+        if self.neighbours and not self.own_weight:
+            raise ValueError("neighbours: they share in own_weight, which is 0")
+        if self.consistent and self.method != "warp":
+            raise ValueError(f"consistent: goes with 'warp' only, got {self.method!r}")
         if self.distance is not None and self.distance < 1:
             raise ValueError(f"distance: expected at least 1 frame, got {self.distance}")
         if not self.threshold >= 0:
@@ -172,7 +183,10 @@ def make_propagator(
         if predictor is None:
             raise ValueError(f"predictor: method {options.method!r} needs a model, got none")
         if options.method == "warp":
-            estimate = Warp(predictor, options.own_weight, options.rounded)
+            estimate = Warp(
+                predictor, options.own_weight, options.neighbours, options.consistent,
+                options.rounded,
+            )  # fmt: skip
         else:
             estimate = Single(predictor)
     elif options.method == "flow":

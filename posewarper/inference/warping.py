@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +28,16 @@ from posewarper.data.crops import (
     transform_points,
     turned_crop_matrices,
 )
-from posewarper.data.tables import Bools, Video
+from posewarper.data.tables import Bools, Floats, Video
 from posewarper.data.tracks import Target
 from posewarper.data.video import FrameSource, Image
-from posewarper.heatmaps import encode
+from posewarper.heatmaps import decode, encode
 from posewarper.inference.aggregation import check_finite
 from posewarper.inference.baselines import Poses
 from posewarper.inference.predictor import PosePredictor
 from posewarper.models import HEATMAP_STRIDE
+
+_TOLERANCE = 2.0  # sigmas by which the way there and back may miss before a score falls much
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +45,17 @@ class Warp:
     """Labels moved by the model; see the head of this file.
 
     With two labels, the mean of their warped maps by inverse distance. A joint that one label
-    lacks, or that lies outside the box there, comes from the other alone.
+    lacks, or that lies outside the box there, comes from the other alone. Opinions beside those of
+    the labels are the frame's own heatmaps and, moved by the model, those of its neighbours.
 
     Args:
         predictor: with a model that has a warp head.
-        own_weight: share of the frame's own heatmaps in the mean, 0 to 1.
+        own_weight: share of the opinions beside the labels' in the mean, 0 to 1.
+        neighbours: frames on each side that take part in them, each as much as the frame itself.
+        consistent: scores are the heights of the maxima times how well the way back leads to the
+            labels: what was found is moved back to each labelled frame, and where it arrives d
+            heatmap pixels from the label, the factor is exp(-d^2 / (2 (2 sigma)^2)), with the sigma
+            of the targets. Otherwise the heights alone.
         rounded: label heatmaps centred on the nearest heatmap pixel, as in 2019.
 
     Raises:
@@ -55,6 +64,8 @@ class Warp:
 
     predictor: PosePredictor
     own_weight: float = 0.0
+    neighbours: int = 0
+    consistent: bool = False
     rounded: bool = False
 
     def __post_init__(self) -> None:
@@ -68,71 +79,182 @@ class Warp:
         advance: Callable[[int], object],
     ) -> Poses:
         """See ``Estimator``."""
-        crops = [[_own_crop(target), *self._label_crops(target)] for target in targets]
+        crops = [
+            [_own_crop(target), *self._label_crops(target), *self._neighbour_crops(video, target)]
+            for target in targets
+        ]
         heatmaps = _Heatmaps(self.predictor, video, source, [c for part in crops for c in part])
         poses = Poses.unknown(targets)
         step = self.predictor.batch_size
         for start in range(0, len(targets), step):
             part = slice(start, start + step)
-            maps = heatmaps.of([c for of_target in crops[part] for c in of_target])
-            self._estimate(targets[part], maps, _view(poses, part))
+            maps = iter(heatmaps.of([c for of_target in crops[part] for c in of_target]))
+            of_targets = [list(islice(maps, len(of_target))) for of_target in crops[part]]
+            self._estimate(targets[part], of_targets, _view(poses, part))
             advance(len(targets[part]))
         return poses
 
     @torch.inference_mode()
     def _estimate(
-        self, targets: Sequence[Target], maps: Sequence[Tensor | None], poses: Poses
+        self, targets: Sequence[Target], maps: Sequence[Sequence[Tensor | None]], poses: Poses
     ) -> None:
-        """Fill in the poses of some targets from their frame's and their labels' heatmaps."""
-        model = self.predictor.model
-        own, pair_of, sources, moved, shares = [], [], [], [], []
-        rows: list[int] = []
-        place = 0
-        for row, target in enumerate(targets):
-            here, of_labels = maps[place], maps[place + 1 : place + 1 + len(target.labels)]
-            place += 1 + len(target.labels)
-            painted, inside = self._paint(target)
-            usable = inside & np.array([h is not None for h in of_labels])[:, None]
-            share = target.shares(usable)
-            if here is None or not share.any():
-                continue
-            for label, there in enumerate(of_labels):
-                if there is not None and share[label].any():
-                    pair_of.append(len(rows))
-                    sources.append(there)
-                    moved.append(painted[label])
-                    shares.append(share[label])
-            own.append(here)
-            rows.append(row)
-        if not rows:
+        """Fill in the poses of some targets from the heatmaps of their crops."""
+        found: dict[int, _Evidence] = {}
+        for row, (target, of_target) in enumerate(zip(targets, maps, strict=True)):
+            evidence = self._evidence(target, of_target)
+            if evidence is not None:
+                found[row] = evidence
+        if not found:
             return
-        device = own[0].device
-        own_maps, pairs = torch.stack(own), torch.tensor(pair_of, device=device)  # [n, J, h, w]
+        rows, evidences = list(found), list(found.values())
+        own = torch.stack([evidence.own for evidence in evidences])  # [n, J, h, w]
+        place_of = [place for place, evidence in enumerate(evidences) for _ in evidence.moves]
+        places = torch.tensor(place_of, device=own.device)
+        moves = [move for evidence in evidences for move in evidence.moves]  # m of them
         warped = self.predictor.warp(
-            own_maps[pairs], torch.stack(sources), torch.from_numpy(np.stack(moved))
+            own[places],
+            torch.stack([move.there for move in moves]),
+            torch.stack([move.moved.to(own.device) for move in moves]),
         )  # [m, J, h, w]
-        weights = torch.from_numpy(np.stack(shares)).to(device, torch.float32)[:, :, None, None]
-        mean = torch.zeros_like(own_maps).index_add_(0, pairs, warped * weights)
-        if self.own_weight:
-            mean = (1 - self.own_weight) * mean + self.own_weight * own_maps
-        known = np.zeros((len(rows), len(model.skeleton)), np.bool_)
-        np.logical_or.at(known, np.array(pair_of), np.stack(shares) > 0)
+        weights = torch.from_numpy(np.stack([move.weights for move in moves])).to(own)  # [m, J]
+        rest = 1 - torch.zeros_like(own[:, :, 0, 0]).index_add_(0, places, weights)  # [n, J]
+        mean = own * rest[:, :, None, None]
+        mean.index_add_(0, places, warped * weights[:, :, None, None])
+        known = np.stack([evidence.known for evidence in evidences])  # [n, J]
         _decode(self.predictor, mean, targets, rows, known, poses)
+        if self.consistent:
+            arrived = self._way_back(targets, rows, evidences, poses)
+            poses.scores[rows] = np.where(known, poses.scores[rows] * arrived, np.nan)
+
+    def _evidence(self, target: Target, maps: Sequence[Tensor | None]) -> _Evidence | None:
+        """What is moved to the frame of a target; None if nothing is known about it."""
+        last = 1 + len(target.labels)
+        own, of_labels, around = maps[0], maps[1:last], maps[last:]
+        painted, places, inside = self._paint(target)
+        usable = inside & np.array([there is not None for there in of_labels])[:, None]
+        shares = target.shares(usable)  # [L, J]
+        if own is None or not shares.any():
+            return None
+        moves = [
+            _Move(there, torch.from_numpy(paint), share * (1 - self.own_weight), place)
+            for there, paint, share, place in zip(of_labels, painted, shares, places, strict=True)
+            if there is not None and share.any()
+        ]
+        seen = [there for there in around if there is not None]
+        each = np.full(shares.shape[1], self.own_weight / (1 + len(seen)))
+        moves += [_Move(there, there, each, None) for there in seen]
+        return _Evidence(own, shares.max(0) > 0, moves)
+
+    def _way_back(
+        self,
+        targets: Sequence[Target],
+        rows: Sequence[int],
+        evidences: Sequence[_Evidence],
+        poses: Poses,
+    ) -> Floats:
+        """[n, J] how near the labels the poses that were found arrive when they are moved back."""
+        model = self.predictor.model
+        boxes = np.stack([targets[row].crop_box for row in rows])
+        matrices = turned_crop_matrices(boxes, model.crop_wh, model.padding)
+        painted, _ = self._encode(transform_points(poses.joints[rows], matrices))
+        place_of, moves = [], []
+        for place, evidence in enumerate(evidences):
+            for move in evidence.moves:
+                if move.label is not None:
+                    place_of.append(place)
+                    moves.append(move)
+        there = torch.stack([move.there for move in moves])
+        own = torch.stack([evidences[place].own for place in place_of])
+        back = self.predictor.warp(there, own, torch.from_numpy(painted[place_of]).to(own.device))
+        arrived, _ = decode(back, self.predictor.refinement, model.sigma)  # [m, J, 2]
+        wanted = np.stack([move.label for move in moves if move.label is not None])
+        squares = ((arrived.double().cpu().numpy() - wanted) ** 2).sum(2)
+        near = np.exp(-squares / (2 * (_TOLERANCE * model.sigma) ** 2))
+        weights = np.stack([move.weights for move in moves])
+        total, summed = np.zeros(painted.shape[:2]), np.zeros(painted.shape[:2])
+        np.add.at(total, place_of, weights)
+        np.add.at(summed, place_of, weights * near)
+        return summed / np.where(total > 0, total, 1)
 
     def _label_crops(self, target: Target) -> list[_Crop]:
-        return _label_crops(target, self.predictor.model.support_box == "own")
+        """Crops of the labelled frames: with the target's box, or with their own."""
+        track, labels = target.track, list(target.labels)
+        own_boxes = self.predictor.model.support_box == "own"
+        boxes = (
+            track.crop_box[labels] if own_boxes else target.crop_box[None].repeat(len(labels), 0)
+        )
+        numbers = track.numbers[labels].tolist()
+        return [_Crop(n, tuple(b), n) for n, b in zip(numbers, boxes.tolist(), strict=True)]
 
-    def _paint(self, target: Target) -> tuple[npt.NDArray[np.float32], Bools]:
-        """Heatmaps of the labels in their crops [L, J, h, w], and which joints are in those."""
+    def _neighbour_crops(self, video: Video, target: Target) -> list[_Crop]:
+        """Crops of the frames around, as far as labels of the person reach."""
+        if not self.neighbours or not self.own_weight:
+            return []
+        track, number = target.track, target.number
+        own_boxes = self.predictor.model.support_box == "own"
+        found = []
+        for other in range(number - self.neighbours, number + self.neighbours + 1):
+            nearest = track.nearest(other)
+            if other == number or video.clip(other) != other or nearest is None:
+                continue
+            box = track.interpolated_box(other) if own_boxes else target.crop_box
+            found.append(_Crop(other, tuple(box.tolist()), int(track.numbers[nearest])))
+        return found
+
+    def _paint(self, target: Target) -> tuple[npt.NDArray[np.float32], Floats, Bools]:
+        """Heatmaps of the labels in their crops [L, J, h, w], places of the joints in these
+        [L, J, 2], and which of them are inside.
+        """
         model = self.predictor.model
-        boxes = np.array([c.box for c in self._label_crops(target)])
+        boxes = np.array([wanted.box for wanted in self._label_crops(target)])
         matrices = turned_crop_matrices(boxes, model.crop_wh, model.padding)
         joints = transform_points(target.keypoints[:, :, :2], matrices)
-        visible = (target.keypoints[:, :, 2] > 0).astype(np.float32)
+        painted, inside = self._encode(joints, target.keypoints[:, :, 2] > 0)
+        return painted, joints / HEATMAP_STRIDE, inside
+
+    def _encode(
+        self, joints: Floats, visible: Bools | None = None
+    ) -> tuple[npt.NDArray[np.float32], Bools]:
+        """Heatmaps of joints in pixels of crops, and which of them are inside."""
+        model = self.predictor.model
+        there = np.isfinite(joints).all(-1) if visible is None else visible
         painted, weight = encode(
-            joints, visible, model.heatmap_hw, model.sigma, HEATMAP_STRIDE, self.rounded
-        )
+            joints, np.asarray(there, np.float32), model.heatmap_hw, model.sigma, HEATMAP_STRIDE,
+            self.rounded,
+        )  # fmt: skip
         return painted, weight > 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Move:
+    """Something that is moved to a target's frame.
+
+    Attributes:
+        there: H of the frame that it comes from, [J, h, w].
+        moved: what is moved, [J, h, w].
+        weights: [J] in the mean.
+        label: [J, 2] the joints in heatmap pixels, if it is a label.
+    """
+
+    there: Tensor
+    moved: Tensor
+    weights: Floats
+    label: Floats | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """What there is to find the pose of a target.
+
+    Attributes:
+        own: H of its frame, [J, h, w]; it counts what the weights of the others leave.
+        known: [J] joints that a label tells about.
+        moves: from other frames.
+    """
+
+    own: Tensor
+    known: Bools
+    moves: Sequence[_Move]
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,16 +322,6 @@ class _Crop:
 
 def _own_crop(target: Target) -> _Crop:
     return _Crop(target.number, tuple(target.crop_box.tolist()), target.key)
-
-
-def _label_crops(target: Target, own_boxes: bool) -> list[_Crop]:
-    """Crops of the labelled frames: with the target's box, or with their own."""
-    track, labels = target.track, list(target.labels)
-    boxes = track.crop_box[labels] if own_boxes else target.crop_box[None].repeat(len(labels), 0)
-    return [
-        _Crop(n, tuple(box), n)
-        for n, box in zip(track.numbers[labels].tolist(), boxes.tolist(), strict=True)
-    ]
 
 
 class _Heatmaps:
