@@ -239,6 +239,10 @@ def evaluate(
 COMMANDS: dict[str, str] = {
     "demo": "posewarper.demonstration",
     "train": "posewarper.training",
+    "fit": "posewarper.fitting",
+    "suggest": "posewarper.inference.suggestion",
+    "predict": "posewarper.streaming",
+    "view": "posewarper.report.viewer",
     "propagate": "posewarper.prediction",
     "augment": "posewarper.prediction",
     "aggregate": "posewarper.prediction",

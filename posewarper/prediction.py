@@ -50,7 +50,9 @@ def propagate(
     own_weight: float = 0.0,
     neighbours: int = 0,
     consistent: bool = False,
+    fade: int | None = None,
     box: CropBox | None = None,
+    follow: bool = False,
     distance: int | None = None,
     leaving: Leaving = "label",
     repredict: bool = False,
@@ -80,8 +82,10 @@ def propagate(
         own_weight: with warp, share of the frame's own heatmaps, 0 to 1.
         neighbours: with warp, frames on each side whose heatmaps, moved, share that share.
         consistent: with warp, scores also tell whether the way there and back leads to the label.
+        fade: with warp, labels further away than so many frames count less.
         box: in which the network looks: the nearest label's (default of one source), or
             interpolated between two labels (default of both).
+        follow: with a network, boxes are corrected by the poses found in them.
         distance: of a frame to its nearest label, at most; any by default.
         leaving: carry somebody who is absent from the next labelled frame up to it, or halfway.
         repredict: replace labels by predictions from themselves, as in 2019.
@@ -106,19 +110,10 @@ def propagate(
         OSError: a file cannot be read or written.
     """
     options = PropagationOptions(
-        method,
-        sources,
-        own_weight,
-        neighbours,
-        consistent,
-        box,
-        distance,
-        leaving,
-        repredict,
-        rounded,
-        preset,
-        threshold,
-    )
+        method, sources=sources, own_weight=own_weight, neighbours=neighbours,
+        consistent=consistent, fade=fade, box=box, follow=follow, distance=distance,
+        leaving=leaving, repredict=repredict, rounded=rounded, preset=preset, threshold=threshold,
+    )  # fmt: skip
     _check_out(out, folder=format.startswith("posetrack"))
     if truth is not None and format == "dataset":
         raise ValueError("truth: goes with the formats coco, posetrack18 and posetrack17")
@@ -150,7 +145,9 @@ def augment(
     own_weight: float = 0.0,
     neighbours: int = 0,
     consistent: bool = False,
+    fade: int | None = None,
     box: CropBox | None = None,
+    follow: bool = False,
     leaving: Leaving = "label",
     rounded: bool = False,
     preset: Preset = "medium",
@@ -176,8 +173,10 @@ def augment(
         own_weight: with warp, share of the frame's own heatmaps, 0 to 1.
         neighbours: with warp, frames on each side whose heatmaps, moved, share that share.
         consistent: with warp, scores also tell whether the way there and back leads to the label.
+        fade: with warp, labels further away than so many frames count less.
         box: in which the network looks: the nearest label's (default of one source), or
             interpolated between two labels (default of both).
+        follow: with a network, boxes are corrected by the poses found in them.
         leaving: carry somebody who is absent from the next labelled frame up to it, or halfway.
         rounded: label heatmaps centred on whole heatmap pixels, as in 2019.
         preset: of the optical flow.
@@ -195,7 +194,7 @@ def augment(
     """
     options: dict[str, Any] = {
         "sources": sources, "own_weight": own_weight, "neighbours": neighbours,
-        "consistent": consistent, "box": box, "distance": distance,
+        "consistent": consistent, "fade": fade, "box": box, "follow": follow, "distance": distance,
         "leaving": leaving, "rounded": rounded, "preset": preset, "threshold": threshold,
     }  # fmt: skip
     PropagationOptions(method, **options)  # an error now, not after the model is loaded

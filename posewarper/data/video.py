@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from posewarper.data.tables import PoseDataset, Video
+from posewarper.data.tables import Floats, PoseDataset, Video
+from posewarper.data.video_faults import missing_frames, why_no_video
 
 Image = npt.NDArray[np.uint8]
 Missing = Literal["error", "skip", "nearest", "key"]
@@ -162,10 +163,11 @@ class FrameSource:
             self._opened.popitem(last=False)[1].close()
         image = file.read(number - video.first_frame)
         if image is None:
+            damage = file.damage()
             raise FrameError(
                 f"{file.path}: frame {number} cannot be read: the file has "
                 f"{file.frame_count()} frames, the annotations say {video.frame_count} "
-                f"from {video.first_frame}"
+                f"from {video.first_frame}{'' if damage is None else '; ' + damage}"
             )
         return image
 
@@ -198,8 +200,9 @@ class VideoFile:
 
     def __init__(self, path: Path):
         self.path = path
-        self._times: npt.NDArray[np.float64] | None = None
+        self._times: Floats | None = None
         self._nominal_rate = 0.0
+        self._damage: tuple[str | None] | None = None  # once it is known
         self._capture: cv2.VideoCapture | None = None
         self._owner = 0
         self._next = 0  # index of the frame that the next grab gives
@@ -230,7 +233,7 @@ class VideoFile:
         """How many frames can be decoded; counts them once."""
         return len(self.index())
 
-    def index(self) -> npt.NDArray[np.float64]:
+    def index(self) -> Floats:
         """Time stamps in milliseconds as the file has them, one per frame; zeros where it has none.
 
         Raises:
@@ -249,7 +252,7 @@ class VideoFile:
             self._times = np.array(times)
         return self._times
 
-    def times(self) -> npt.NDArray[np.float64]:
+    def times(self) -> Floats:
         """When each frame is shown, in seconds after the first; they grow.
 
         Evenly spaced by the frame rate that the file names, if it has no usable time stamps.
@@ -272,13 +275,15 @@ class VideoFile:
         return (len(times) - 1) / times[-1] if len(times) > 1 else self._rate_named()
 
     def damage(self) -> str | None:
-        """Which frames are missing at the end of a file that is cut off or damaged; None if the
+        """Which frames are missing of a file that is cut off or damaged, as a message; None if the
         file has what it promises, or promises nothing.
 
         Raises:
             FrameError: as ``index``.
         """
-        return lost_end(self.path, self.index())
+        if self._damage is None:
+            self._damage = (missing_frames(self.path, self.index()),)
+        return self._damage[0]
 
     def close(self) -> None:
         """Let go of the decoder; the next read opens the file again, and needs no new index."""
@@ -351,9 +356,9 @@ def times(source: FrameSource, video: Video, fps: float | None = None) -> Floats
     file = source.file_of(video)
     if file is None:
         return np.arange(video.frame_count) / frame_rate(source, video, fps)
-    known = file.times()[: video.frame_count]
+    known = file.times()
     beyond = np.arange(1, video.frame_count - len(known) + 1) / file.frame_rate()
-    return np.concatenate([known, known[-1] + beyond])
+    return np.concatenate([known, known[-1] + beyond])[: video.frame_count]
 
 
 def frame_rate(source: FrameSource, video: Video, fps: float | None = None) -> float:
@@ -396,6 +401,10 @@ def fill_sizes(dataset: PoseDataset, source: FrameSource) -> PoseDataset:
         else:
             raise error or FrameError(f"{dataset.videos[position].name}: no frame can be read")
     return replace(dataset, frames=replace(frames, size_wh=size_wh))
+
+
+def _grow(stamps: Floats) -> bool:
+    return bool((np.diff(stamps) > 0).all())
 
 
 def _irregular_names(dataset: PoseDataset) -> dict[tuple[str, int], str]:

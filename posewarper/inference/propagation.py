@@ -23,6 +23,7 @@ from posewarper.data.tracks import (
 )
 from posewarper.data.video import FrameSource, fill_sizes
 from posewarper.inference.baselines import Estimator, Flow, Poses, Preset, copy_labels
+from posewarper.inference.following import Follow
 from posewarper.inference.predictor import PosePredictor
 from posewarper.inference.pseudo_labels import Counts, with_predictions
 from posewarper.inference.warping import Single, Warp
@@ -49,9 +50,13 @@ class PropagationOptions:
         neighbours: with "warp", frames on each side whose heatmaps, moved, share that share.
         consistent: with "warp", scores also tell whether the way there and back leads to the label;
             see ``Warp``.
+        fade: with "warp", labels further away than so many frames count less, by fade / distance,
+            and what is beside them more; None for never.
         box: in which the network looks: that of the nearest label, as in 2019, or interpolated
             between those before and after; by default the label's for one source and interpolated
             for both.
+        follow: with a network, boxes are corrected by the poses that are found, and go along with
+            somebody beyond the last label; see ``Follow``.
         distance: of a frame to its nearest label, at most; None for any.
         leaving: somebody who is absent from the next labelled frame is carried up to that frame
             ("label") or halfway, as in 2019.
@@ -69,7 +74,9 @@ class PropagationOptions:
     own_weight: float = 0.0
     neighbours: int = 0
     consistent: bool = False
+    fade: int | None = None
     box: CropBox | None = None
+    follow: bool = False
     distance: int | None = None
     leaving: Leaving = "label"
     repredict: bool = False
@@ -99,6 +106,10 @@ class PropagationOptions:
             raise ValueError(f"neighbours: expected 0 or more, got {self.neighbours}")
         if self.neighbours and not self.own_weight:
             raise ValueError("neighbours: they share in own_weight, which is 0")
+        if self.fade is not None and self.fade < 1:
+            raise ValueError(f"fade: expected at least 1 frame, got {self.fade}")
+        if self.follow and self.method not in WITH_NETWORK:
+            raise ValueError(f"follow: goes with {WITH_NETWORK}, got {self.method!r}")
         if self.consistent and self.method != "warp":
             raise ValueError(f"consistent: goes with 'warp' only, got {self.method!r}")
         if self.distance is not None and self.distance < 1:
@@ -185,10 +196,12 @@ def make_propagator(
         if options.method == "warp":
             estimate = Warp(
                 predictor, options.own_weight, options.neighbours, options.consistent,
-                options.rounded,
+                options.fade, options.rounded,
             )  # fmt: skip
         else:
             estimate = Single(predictor)
+        if options.follow:
+            estimate = Follow(estimate, predictor.model.upright)
     elif options.method == "flow":
         estimate = Flow(options.preset)
     else:

@@ -56,6 +56,8 @@ class Warp:
             labels: what was found is moved back to each labelled frame, and where it arrives d
             heatmap pixels from the label, the factor is exp(-d^2 / (2 (2 sigma)^2)), with the sigma
             of the targets. Otherwise the heights alone.
+        fade: labels further away than so many frames count less, by fade / distance, and what is
+            beside them more; None for never. A head knows the distances that it was trained on.
         rounded: label heatmaps centred on the nearest heatmap pixel, as in 2019.
 
     Raises:
@@ -66,6 +68,7 @@ class Warp:
     own_weight: float = 0.0
     neighbours: int = 0
     consistent: bool = False
+    fade: int | None = None
     rounded: bool = False
 
     def __post_init__(self) -> None:
@@ -135,15 +138,17 @@ class Warp:
         shares = target.shares(usable)  # [L, J]
         if own is None or not shares.any():
             return None
+        faded = 1.0 if self.fade is None else min(self.fade / max(target.distance, 1), 1.0)
+        of_all = (1 - self.own_weight) * faded
         moves = [
-            _Move(there, torch.from_numpy(paint), share * (1 - self.own_weight), place)
+            _Move(there, torch.from_numpy(paint), share * of_all, place)
             for there, paint, share, place in zip(of_labels, painted, shares, places, strict=True)
             if there is not None and share.any()
         ]
         seen = [there for there in around if there is not None]
-        each = np.full(shares.shape[1], self.own_weight / (1 + len(seen)))
+        each = np.full(shares.shape[1], (1 - of_all) / (1 + len(seen)))
         moves += [_Move(there, there, each, None) for there in seen]
-        return _Evidence(own, shares.max(0) > 0, moves)
+        return _Evidence(own, shares.max(0) > 0, faded, moves)
 
     def _way_back(
         self,
@@ -174,7 +179,9 @@ class Warp:
         total, summed = np.zeros(painted.shape[:2]), np.zeros(painted.shape[:2])
         np.add.at(total, place_of, weights)
         np.add.at(summed, place_of, weights * near)
-        return summed / np.where(total > 0, total, 1)
+        faded = np.array([evidence.faded for evidence in evidences])
+        nearness: Floats = (summed / np.where(total > 0, total, 1)) ** faded[:, None]
+        return nearness
 
     def _label_crops(self, target: Target) -> list[_Crop]:
         """Crops of the labelled frames: with the target's box, or with their own."""
@@ -249,11 +256,13 @@ class _Evidence:
     Attributes:
         own: H of its frame, [J, h, w]; it counts what the weights of the others leave.
         known: [J] joints that a label tells about.
+        faded: what labels count still, for their distance; at most 1.
         moves: from other frames.
     """
 
     own: Tensor
     known: Bools
+    faded: float
     moves: Sequence[_Move]
 
 

@@ -18,6 +18,7 @@ from posewarper.report.overlays import (
     side_by_side,
 )
 from posewarper.report.page import Column, Picture, Report, Section, Table
+from posewarper.report.video_file import VideoWriter
 
 __all__ = [
     "PALETTE",
@@ -28,6 +29,7 @@ __all__ = [
     "Section",
     "Still",
     "Table",
+    "VideoWriter",
     "animation",
     "captioned",
     "distance_curves",

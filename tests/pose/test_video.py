@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numbered_videos import number_in, picture, write_video
 
 from posewarper.data.tables import Frames, People, PoseDataset, Video
 from posewarper.data.video import FrameError, FrameSource, VideoFile, decode_image, fill_sizes
@@ -19,31 +20,10 @@ from posewarper.skeleton import Skeleton
 SAMPLE = Path(__file__).parents[3] / "shared" / "data"
 
 
-def picture(number, height=48, width=64):
-    """A frame that says its number in eight blocks of black or white."""
-    image = np.full((height, width, 3), 60, np.uint8)
-    for bit in range(8):
-        image[8:40, bit * 8 : bit * 8 + 8] = 255 if number >> bit & 1 else 0
-    return image
-
-
-def number_in(image):
-    return sum(int(image[24, bit * 8 + 4].mean() > 128) << bit for bit in range(8))
-
-
 def write_folder(folder, numbers, pattern="%06d.png"):
     folder.mkdir(parents=True)
     for number in numbers:
         cv2.imwrite(str(folder / (pattern % number)), picture(number))
-
-
-def write_video(path, count, codec="mp4v"):
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25, (64, 48))
-    assert writer.isOpened()
-    for number in range(count):
-        writer.write(picture(number))
-    writer.release()
-    return path
 
 
 def test_images_are_rgb_and_not_writable(tmp_path):
@@ -134,7 +114,7 @@ def test_few_files_stay_open(tmp_path):
     source = FrameSource(tmp_path)
 
     def opened():
-        files = [source._file_of(video) for video in videos]
+        files = [source.file_of(video) for video in videos]
         return [i for i, file in enumerate(files) if file._capture is not None]
 
     source.prepare(videos)
@@ -143,9 +123,9 @@ def test_few_files_stay_open(tmp_path):
         assert number_in(source.read(video, 3)) == 3
     assert opened() == [8, 9, 10, 11] and descriptors(tmp_path.resolve()) in (4, None)
     source.read(videos[8], 5)  # from now on 9 is the one used longest ago
-    times = source._file_of(videos[0])._times
+    times = source.file_of(videos[0])._times
     assert number_in(source.read(videos[0], 55)) == 55 and opened() == [0, 8, 10, 11]
-    assert source._file_of(videos[0])._times is times  # closed files keep their index
+    assert source.file_of(videos[0])._times is times  # closed files keep their index
     assert number_in(source.read(videos[0], 56)) == 56
     assert number_in(pickle.loads(pickle.dumps(source)).read(videos[1], 50)) == 50
 
@@ -270,14 +250,6 @@ def test_video_shorter_than_its_annotations(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert number_in(FrameSource(tmp_path, "nearest").read(video, 12)) == 9
-
-
-def test_files_that_are_no_videos(tmp_path):
-    (tmp_path / "v.mp4").write_bytes(b"nothing")
-    with pytest.raises(FrameError, match=r"v\.mp4"):
-        FrameSource(tmp_path).read(Video("v", 3), 0)
-    with pytest.raises(FrameError, match=r"w\.mp4: there is no such"):
-        FrameSource(tmp_path).read(Video("w", 3, 0, "", "w.mp4"), 0)
 
 
 def test_thumbnails_and_appended_data_do_not_hide_or_fake_a_cut(tmp_path):

@@ -1,0 +1,1 @@
+"""One command for your own video: labels on a few frames in, poses in all frames out."""
