@@ -269,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         jsonargparse.auto_cli(
             {name: command(name) for name in wanted},
-            args=_with_recipes(given),
+            args=_with_videos(_with_recipes(given)),
             prog="posewarper",
             description="Pose in video from a few labelled frames (PoseWarper, arXiv 1906.04016).",
             as_positional=True,
@@ -284,6 +284,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"posewarper: error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _with_videos(arguments: list[str]) -> list[str]:
+    """``fit a.mp4 b.mp4 --labels ..`` with the first videos as one list."""
+    options = [i for i, argument in enumerate(arguments) if argument.startswith("-")]
+    end = options[0] if options else len(arguments)
+    if arguments[:1] != ["fit"] or end < 3:
+        return arguments
+    return ["fit", json_text(arguments[1:end]), *arguments[end:]]
 
 
 def _with_recipes(arguments: list[str]) -> list[str]:

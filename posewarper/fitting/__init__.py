@@ -1,1 +1,5 @@
-"""One command for your own video: labels on a few frames in, poses in all frames out."""
+"""Own video in one command: label a few frames, get a pose in every frame."""
+
+from posewarper.fitting.run import fit
+
+__all__ = ["fit"]

@@ -1,0 +1,71 @@
+"""A video with the labels drawn into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from posewarper.data.tables import PoseDataset
+from posewarper.data.video import FrameSource, frame_rate
+from posewarper.report import VideoWriter, draw_poses
+from posewarper.report.media import Image
+
+_LEAST_SIDE = 640  # pixels: smaller frames are enlarged, or lines would hide what they show
+
+
+def write_film(
+    dataset: PoseDataset,
+    position: int,
+    source: FrameSource,
+    path: Path,
+    *,
+    min_score: float = 0.1,
+    fps: float | None = None,
+    progress: bool = True,
+) -> None:
+    """Write an H.264 file of all frames of a video, with everybody's joints and limbs.
+
+    Joints are the fainter the less sure they are. Frames that the source skips are left grey, so
+    that the film is as long as the video.
+
+    Args:
+        dataset: dense labels.
+        position: of the video.
+        source: frames.
+        path: file to write; its folder is made.
+        min_score: joints with a lower score are not drawn.
+        fps: frames per second, for folders of images; 25 if not given.
+        progress: show a progress bar.
+    """
+    video = dataset.videos[position]
+    rate = frame_rate(source, video, 25.0 if fps is None and not video.is_file else fps)
+    rows = dataset.frame_rows()
+    size = dataset.frames.size_wh[dataset.frames.video == position].max(0)
+    grey: Image = np.full((int(size[1]), int(size[0]), 3), 128, np.uint8)
+    people = dataset.people
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path, rate, _shape(grey)) as film:
+        numbers = range(video.first_frame, video.last_frame + 1)
+        for number in tqdm(numbers, unit="frame", desc=path.name, disable=not progress):
+            row = rows.get((position, number))
+            image = grey if row is None else source.read(video, number)
+            of_frame = np.flatnonzero(people.frame == row) if row is not None else np.zeros(0, int)
+            film.write(
+                draw_poses(
+                    grey if image is None else image,
+                    people.keypoints[of_frame],
+                    dataset.skeleton,
+                    scores=people.joint_scores[of_frame],
+                    track_ids=people.track_id[of_frame],
+                    min_score=min_score,
+                    upscale_to=_LEAST_SIDE,
+                )
+            )
+
+
+def _shape(image: Image) -> tuple[int, int]:
+    """Width and height of a drawn frame."""
+    factor = -(-_LEAST_SIDE // max(image.shape[:2]))
+    return image.shape[1] * factor, image.shape[0] * factor

@@ -1,0 +1,163 @@
+"""What the options of ``predict`` stand for, and which of them do not go together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from posewarper.models import WINDOWS, PoseModel, Window
+from posewarper.skeleton import COCO, POSETRACK
+from posewarper.streaming.box_files import load_boxes
+from posewarper.streaming.boxes import (
+    Detected,
+    Finder,
+    FixedBoxes,
+    FromFile,
+    LastPose,
+    WholeFrame,
+)
+from posewarper.streaming.detector import DetectorName, person_detector
+from posewarper.streaming.sources import Source
+
+BoxesFrom = Literal["file", "detector", "last-pose", "frame"]
+
+
+@dataclass(frozen=True)
+class BoxOptions:
+    """Where people are; see ``predict`` for what each option means.
+
+    Raises:
+        ValueError: options that do not go together, or are out of their range.
+    """
+
+    boxes: BoxesFrom | None
+    box_file: Path | None
+    start_box: tuple[float, float, float, float] | None
+    box_threshold: float
+    lost_below: float
+    detector: DetectorName
+    detector_weights: Path | None
+    detect_every: int
+    track: bool
+    smooth: bool
+
+    def __post_init__(self) -> None:
+        if self.boxes not in (None, *get_args(BoxesFrom)):
+            raise ValueError(
+                f"boxes: expected one of {', '.join(get_args(BoxesFrom))}, got {self.boxes!r}"
+            )
+        if not 0 <= self.box_threshold <= 1:
+            raise ValueError(f"box_threshold: expected 0 to 1, got {self.box_threshold}")
+        if self.detect_every < 1:
+            raise ValueError(f"detect_every: expected 1 or more, got {self.detect_every}")
+        if self.box_file is not None and self.kind not in ("file", "last-pose"):
+            raise ValueError(f"box_file: goes with boxes file and last-pose, got {self.kind!r}")
+        if self.box_file is None and self.kind == "file":
+            raise ValueError("box_file: boxes 'file' needs one, got none")
+        if self.start_box is not None and (self.kind != "last-pose" or self.box_file is not None):
+            raise ValueError("start_box: goes with boxes last-pose without a box_file")
+        if self.track and self.kind in ("last-pose", "frame"):
+            raise ValueError(f"track: boxes {self.kind!r} have track ids already")
+        if self.smooth and self.kind == "detector" and not self.track:
+            raise ValueError("smooth: needs track ids; track gives them (or boxes last-pose)")
+
+    @property
+    def kind(self) -> BoxesFrom:
+        """What was asked for, or a file if there is one, else the last pose."""
+        given = self.box_file is not None and self.start_box is None
+        return self.boxes or ("file" if given else "last-pose")
+
+    def read(self, source: Source, model: PoseModel) -> FromFile | None:
+        """The boxes of the file, if there is one.
+
+        Raises:
+            ValueError: see ``load_boxes``; smoothing needs track ids, and it has none.
+        """
+        if self.box_file is None:
+            return None
+        found = load_boxes(self.box_file, source, model, self.box_threshold)
+        if self.smooth and self.kind == "file" and not (self.track or found.tracks):
+            raise ValueError(
+                f"smooth: needs track ids, which not everybody in {self.box_file} has; track gives "
+                "them (or boxes last-pose)"
+            )
+        return found
+
+    def finder(
+        self, from_file: FromFile | None, model: PoseModel, device: torch.device
+    ) -> tuple[Finder, str]:
+        """Who says where people are, and the same in words.
+
+        Raises:
+            ValueError: see ``person_detector`` and ``FixedBoxes``.
+        """
+        if self.kind == "frame":
+            return WholeFrame(model), "the whole frame"
+        if self.kind == "file" and from_file is not None:
+            return from_file, f"those of {self.box_file}"
+        by_detector = f"those of the detector {self.detector}"
+        if self.kind == "detector":
+            return self._detected(model, device), by_detector
+        start: FromFile | FixedBoxes | Detected | WholeFrame
+        if from_file is not None:
+            start, why = from_file, f"those of {self.box_file}"
+        elif self.start_box is not None:
+            start, why = FixedBoxes([self.start_box], model), "start_box"
+        elif any(model.skeleton.joints == known.joints for known in (POSETRACK, COCO)):
+            start, why = self._detected(model, device), by_detector
+        else:
+            start, why = WholeFrame(model, rough=True), "the whole frame (one person or animal)"
+        find = LastPose(start, model, self.lost_below, self.detect_every)
+        return find, f"around the last pose, beginning with {why}"
+
+    def _detected(self, model: PoseModel, device: torch.device) -> Detected:
+        detect = person_detector(self.detector, self.detector_weights, device, self.box_threshold)
+        return Detected(detect, model)
+
+
+def choose_window(
+    model: PoseModel,
+    mode: str | None,
+    name: str | None,
+    causal: bool | None,
+    live: bool,
+    where: BoxOptions,
+    from_file: FromFile | None,
+    every: int,
+) -> Window | None:
+    """The window to aggregate over; None for single frames.
+
+    Raises:
+        ValueError: the mode or the window is not known, the model has no warp head, or wants boxes
+            that nobody knows.
+    """
+    if mode not in (None, "aggregate", "single"):
+        raise ValueError(f"mode: expected aggregate or single, got {mode!r}")
+    if name is not None and name not in WINDOWS:
+        raise ValueError(f"window: expected one of {', '.join(WINDOWS)}, got {name!r}")
+    if mode is None:
+        mode = "aggregate" if name or (model.warps and model.support_box == "key") else "single"
+    if mode == "single":
+        if name is not None:
+            raise ValueError("window: goes with mode aggregate, got single")
+        return None
+    if not model.warps:
+        raise ValueError(
+            "mode: aggregate needs a model with a warp head; this one is a single-frame model, "
+            "which predicts in mode 'single'"
+        )
+    knows_all = where.kind == "file" and from_file is not None and from_file.tracks
+    if causal is None:
+        causal = live or (model.support_box == "own" and not knows_all)
+    window = model.config.window if name is None else WINDOWS[name]
+    window = window.past() if causal else window
+    if model.support_box == "own" and not knows_all:
+        own = "mode: aggregate with this model (support_box own) needs each person's box in all"
+        if where.kind not in ("last-pose", "frame"):
+            raise ValueError(f"{own} frames: from a file with track ids, or last-pose; or single")
+        if max(window.deltas) > 0 or every > 1:
+            raise ValueError(f"{own} frames: without a file, causal windows of every frame")
+    return window

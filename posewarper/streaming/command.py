@@ -1,0 +1,198 @@
+"""The command ``predict``: a trained model on new video."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+from posewarper.inference.aggregation import PersonScore, Scoring
+from posewarper.inference.predictor import PosePredictor, Precision
+from posewarper.inference.smoothing import BETA, MIN_CUTOFF, OneEuro
+from posewarper.models import load_model
+from posewarper.prediction import WindowName
+from posewarper.skeleton import find_skeleton
+from posewarper.streaming.choices import BoxesFrom, BoxOptions, choose_window
+from posewarper.streaming.detector import DetectorName
+from posewarper.streaming.people import Finisher
+from posewarper.streaming.pipeline import Summary, predict_stream
+from posewarper.streaming.poses import WindowPoses
+from posewarper.streaming.sources import open_source
+from posewarper.streaming.tracking import BoxTracker
+from posewarper.streaming.windows import Options, Unreadable
+from posewarper.streaming.writing import Format, ResultFile, choose_format
+
+log = logging.getLogger("posewarper.streaming")
+
+
+def predict(
+    video: str,
+    out: Path,
+    model: Path | None = None,
+    mode: Literal["aggregate", "single"] | None = None,
+    window: WindowName | None = None,
+    causal: bool | None = None,
+    boxes: BoxesFrom | None = None,
+    box_file: Path | None = None,
+    start_box: tuple[float, float, float, float] | None = None,
+    box_threshold: float = 0.5,
+    lost_below: float = 0.2,
+    detector: DetectorName = "fasterrcnn_mobilenet_v3_large_320_fpn",
+    detector_weights: Path | None = None,
+    detect_every: int = 30,
+    track: bool = False,
+    smooth: bool = False,
+    min_cutoff: float = MIN_CUTOFF,
+    beta: float = BETA,
+    format: Format | None = None,
+    overlay: Path | None = None,
+    start: int | None = None,
+    frames: int | None = None,
+    every: int = 1,
+    fps: float | None = None,
+    missing: Unreadable = "error",
+    keep_partial: bool = False,
+    flip_test: bool = False,
+    shift_flipped: bool = False,
+    refinement: Literal["quarter", "dark", "none"] | None = None,
+    nms: float | None = None,
+    sigmas: float | tuple[float, ...] | None = None,
+    rescore: PersonScore = "product",
+    weigh_joints: bool = True,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    batch_size: int = 64,
+    skeleton: str | None = None,
+    crop_wh: tuple[int, int] | None = None,
+    dilations: tuple[int, ...] | None = None,
+    progress: bool = True,
+) -> Summary:
+    """Predict the poses in a video of any length, from a file, a camera or a stream.
+
+    The file of the results appears when all is done; with a camera or a stream, Ctrl-C ends it.
+
+    Args:
+        video: video file, folder of images, number of a camera ("0"), or URL of a stream.
+        out: file to write.
+        model: model file, folder of training, or weights in a published layout; it has to be given.
+        mode: aggregate: each pose decided by a window of frames; single: by its frame alone. By
+            default aggregate, if the model can and was trained with one box for all frames.
+        window: frames and their weights; by default those of the model.
+        causal: of the window past frames only, so that no pose waits for a later frame; by default
+            with cameras, streams, and models that want each frame's own box but get no box_file.
+        boxes: where people are: file: in the boxes of box_file; detector: where torchvision's
+            detector finds people; last-pose: around the pose of the frame before; frame: one
+            person, anywhere. By default file if there is one, else last-pose.
+        box_file: labels in any known format, or a detector's list as aggregate reads it. With
+            last-pose, where to begin and how to go on whenever it has boxes.
+        start_box: with last-pose, x, y, width, height in pixels where to begin. Otherwise people
+            (with joints as in PoseTrack or COCO) are first found by the detector, and anything else
+            in the whole frame.
+        box_threshold: boxes of a detector with a lower score are left out.
+        lost_below: with last-pose, a track ends where the mean height of its joints' maxima is
+            lower; what was found there is left out.
+        detector: of torchvision; the first is fast, the third sees more.
+        detector_weights: file of its weights; by default torchvision downloads them once.
+        detect_every: with last-pose, look for more people after so many frames.
+        track: give track ids to people of a detector or a file (needs the extra track).
+        smooth: one-euro filter against jitter, for people with track ids.
+        min_cutoff: of the filter, Hz at rest.
+        beta: of the filter, Hz per body length per second.
+        format: dataset: COCO-style file that every command reads; coco: list of COCO keypoint
+            results; posetrack18: file for the official evaluation; csv: a table. By default by the
+            ending of out.
+        overlay: MP4 file to write, the frames with the poses drawn on them.
+        start: number of the first frame; those of a file count from 0, images have their own.
+        frames: how many frames at most.
+        every: one of how many frames.
+        fps: frames per second, where the video does not say (images) or is wrong.
+        missing: for a damaged frame: stop (error), or leave out the windows that it is in (skip).
+        keep_partial: write what was found before an error or Ctrl-C; with cameras and streams
+            always.
+        flip_test: mean of the heatmaps of each crop and of its mirror image.
+        shift_flipped: with flip_test, the mirrored heatmaps one pixel to the right.
+        refinement: how maxima are decoded; by default as the model was made for.
+        nms: of two people in a frame more similar than this (OKS, 0..1; 0.9 is usual) the one of
+            the lower score is left out; by default nobody is.
+        sigmas: with nms, standard deviations of the joints, one or one each; by default the
+            skeleton's.
+        rescore: score of a person: box: that of its box; joints: mean height of its maxima;
+            product of both.
+        weigh_joints: score of a joint: height of its maximum times score of the box, as in 2019;
+            otherwise the height alone.
+        device: auto, cpu, cuda, cuda:1, ...
+        precision: of the convolutions.
+        batch_size: crops per pass of the network.
+        skeleton: for weights alone, posetrack, coco or a YAML file; by default posetrack.
+        crop_wh: for weights alone, width and height of crops in pixels; by default 288, 384.
+        dilations: for weights alone, of the deformable convolutions.
+        progress: show a progress bar.
+
+    Returns:
+        How many frames and people there were, and what was left out.
+
+    Raises:
+        ValueError: arguments that do not fit each other or the files; names them.
+        OSError: a file cannot be read or written.
+    """
+    if model is None:
+        raise ValueError("model: expected a model file or the folder of a training, got none")
+    options = Options(start, frames, every, missing, keep_partial, progress)
+    scoring = Scoring(weigh_joints, rescore, nms, False, sigmas)
+    smoother = OneEuro(min_cutoff, beta) if smooth else None
+    where = BoxOptions(
+        boxes, box_file, start_box, box_threshold, lost_below, detector, detector_weights,
+        detect_every, track, smooth,
+    )  # fmt: skip
+    source = open_source(video, fps)
+    loaded = load_model(
+        model,
+        skeleton=None if skeleton is None else find_skeleton(skeleton),
+        crop_wh=crop_wh,
+        dilations=dilations,
+    )
+    chosen = choose_format(out, format, loaded.skeleton)
+    _check_places(out, overlay, video)
+    predictor = PosePredictor(
+        loaded,
+        device=device,
+        precision=precision,
+        flip_test=flip_test,
+        shift_flipped=shift_flipped,
+        refinement=refinement,
+        batch_size=batch_size,
+    )
+    from_file = where.read(source, loaded)
+    wanted = choose_window(loaded, mode, window, causal, source.live, where, from_file, every)
+    find, why = where.finder(from_file, loaded, predictor.device)
+    tracker = BoxTracker(source.fps / every, box_threshold) if track else None
+    what = "single frames" if wanted is None else f"windows of the frames {list(wanted.deltas)}"
+    log.info("%s: %s; boxes: %s", source.video.name, what, why)
+
+    summary = predict_stream(
+        source,
+        find,
+        WindowPoses(predictor, wanted),
+        Finisher(loaded, scoring, tracker, smoother),
+        ResultFile(out, chosen, loaded.skeleton),
+        options=options,
+        overlay=overlay,
+    )
+    place = out if summary.written else "nothing written"
+    print(f"{summary.people} people in {summary.frames} frames -> {place}")
+    if summary.left_out:
+        print(f"left out: {len(summary.left_out)} frames that could not be read")
+    return summary
+
+
+def _check_places(out: Path, overlay: Path | None, video: str) -> None:
+    """An error before the work, not after it."""
+    if out.is_dir():
+        raise ValueError(f"out: expected a file to write, got the folder {out}")
+    if overlay is None:
+        return
+    if overlay.suffix.lower() != ".mp4":
+        raise ValueError(f"overlay: expected a name that ends in .mp4, got {overlay}")
+    if Path(video).exists() and overlay.exists() and overlay.samefile(video):
+        raise ValueError(f"overlay: {overlay} is the video itself")
+    overlay.parent.mkdir(parents=True, exist_ok=True)

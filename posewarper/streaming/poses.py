@@ -1,0 +1,245 @@
+"""Poses of some people in some frames: crops of windows, network, decoding.
+
+The same as ``inference.predict_boxes`` does for data sets: a person is cropped from all frames of
+the window with the box of the key frame, and H of each different crop is computed once. Models that
+want each frame cropped with its own box (``support_box``) get that.
+
+P people of a frame, J joints, T frames of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posewarper.data.crops import box_to_center_scale, crop, turned_crop_matrices
+from posewarper.data.formats.label_file import boxes_of_joints
+from posewarper.data.tables import Bools, Floats, Ints, starts
+from posewarper.data.upright import not_turned, upright_boxes
+from posewarper.data.video import Image
+from posewarper.inference.aggregation import check_finite
+from posewarper.inference.predictor import PosePredictor
+from posewarper.models import PoseModel, Window
+
+SINGLE = Window.equal(0)
+
+_ANGLES = np.arange(8) * 45.0  # degrees, tried where nobody knows the angle
+_SURE = 0.3  # of a person's highest maximum: joints below it do not count for the next box
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where people are in one frame.
+
+    Attributes:
+        box: [P, 5] x, y, width, height in pixels and degrees; see ``data.upright``. NaN degrees say
+            that the angle, or the place, is to be found out.
+        score: [P] of the box.
+        track_id: [P], -1 for people without one.
+    """
+
+    box: Floats
+    score: Floats
+    track_id: Ints
+
+    @classmethod
+    def make(
+        cls,
+        box: Floats,
+        score: Floats | None = None,
+        track_id: Ints | None = None,
+    ) -> Places:
+        """From columns, boxes [P, 4] or [P, 5]; by default scores of 1 and no tracks."""
+        box = np.asarray(box, np.float64)
+        box = not_turned(box) if box.size == 0 or box.shape[1] == 4 else box
+        return cls(
+            box,
+            np.ones(len(box)) if score is None else np.asarray(score, np.float64),
+            np.full(len(box), -1) if track_id is None else np.asarray(track_id, np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.box)
+
+    def boxes_in(self, other: Places) -> Floats:
+        """Boxes [P, 5] of these people in another frame; their own here, where they are not in it
+        or nobody knows their angle.
+        """
+        box = self.box.copy()
+        for row, track in enumerate(self.track_id.tolist()):
+            there = np.flatnonzero((other.track_id == track) & np.isfinite(other.box).all(1))
+            if track >= 0 and len(there):
+                box[row] = other.box[there[0]]
+        return box
+
+    def __getitem__(self, rows: Ints | Bools) -> Places:
+        return Places(self.box[rows], self.score[rows], self.track_id[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Poses:
+    """People of one frame, with the places in which they were found.
+
+    Attributes:
+        points: [P, J, 2] x, y in pixels.
+        heights: [P, J] of the maxima.
+        places: where the network looked.
+    """
+
+    points: Floats
+    heights: Floats
+    places: Places
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, rows: Ints | Bools) -> Poses:
+        return Poses(self.points[rows], self.heights[rows], self.places[rows])
+
+    @property
+    def mean_height(self) -> Floats:
+        """[P] mean of the maxima that are positive, over all joints."""
+        return np.where(self.heights > 0, self.heights, 0).mean(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A key frame whose window is complete.
+
+    Attributes:
+        numbers: T frames, clipped to the video.
+        images: those frames.
+        key: number of the key frame.
+        places: whose poses are wanted.
+        boxes: where these people are in other frames, [P, 5] by frame; where it says nothing, in
+            the place of the key frame. Poses are found in the crop of the key frame in any case.
+    """
+
+    numbers: tuple[int, ...]
+    images: Mapping[int, Image]
+    key: int
+    places: Places
+    boxes: Mapping[int, Floats] = field(default_factory=dict)
+
+
+class WindowPoses:
+    """Poses decided by windows of frames, or by single frames.
+
+    Args:
+        predictor: the model.
+        window: its frames and weights; None for single frames.
+    """
+
+    def __init__(self, predictor: PosePredictor, window: Window | None):
+        self.predictor = predictor
+        self.aggregates = window is not None
+        self.window = SINGLE if window is None else window
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Poses]:
+        """The poses of each job's people.
+
+        Raises:
+            ValueError: heatmaps that are not finite.
+        """
+        crops, index, ends = [], [], [0]
+        for job in jobs:
+            _, first, of_frame = np.unique(job.numbers, return_index=True, return_inverse=True)
+            distinct = []
+            for number in (job.numbers[i] for i in first):
+                matrices = self._matrices(job.boxes.get(number, job.places.box))
+                distinct.append(crop(job.images[number], matrices, self._crop_wh))
+            for person in range(len(job.places)):
+                index.append(ends[-1] + of_frame)
+                crops += [of_image[person] for of_image in distinct]
+                ends.append(ends[-1] + len(first))
+        joints = len(self.predictor.model.skeleton)
+        points, heights = np.zeros((0, joints, 2)), np.zeros((0, joints))
+        if crops:
+            heatmaps = self._heatmaps(crops)
+            windows = heatmaps[torch.from_numpy(np.stack(index)).to(heatmaps.device)]
+            if self.aggregates:
+                maps = self.predictor.aggregate(windows, self.window)  # [B, J, h, w]
+            else:
+                maps = windows[:, self.window.key_index]
+            points, heights = self._decode(maps, np.concatenate([job.places.box for job in jobs]))
+        parts = starts([len(job.places) for job in jobs])
+        return [
+            Poses(points[a:b], heights[a:b], job.places)
+            for job, a, b in zip(jobs, parts[:-1], parts[1:], strict=True)
+        ]
+
+    def alone(self, image: Image, places: Places) -> Poses:
+        """Poses from one frame alone."""
+        if not len(places):
+            joints = len(self.predictor.model.skeleton)
+            return Poses(np.zeros((0, joints, 2)), np.zeros((0, joints)), places)
+        crops = list(crop(image, self._matrices(places.box), self._crop_wh))
+        return Poses(*self._decode(self._heatmaps(crops), places.box), places)
+
+    def settled(self, image: Image, places: Places) -> Places:
+        """The places, with boxes around poses in place of those that are only roughly known.
+
+        Where crops are turned, of eight angles that counts at which the network is surest.
+        """
+        rough = np.flatnonzero(np.isnan(places.box[:, 4]))
+        if not len(rough):
+            return places
+        model = self.predictor.model
+        angles = np.zeros(1) if model.upright is None else _ANGLES
+        boxes = np.repeat(places.box[rough], len(angles), 0)
+        boxes[:, 4] = np.tile(angles, len(rough))
+        found = self.alone(image, Places.make(boxes))
+        surest = found.mean_height.reshape(len(rough), len(angles)).argmax(1)
+        chosen = found[np.arange(len(rough)) * len(angles) + surest]
+        box, around = places.box.copy(), box_of_pose(chosen, model)
+        known = np.asarray(np.isfinite(around).all(1))
+        box[rough] = np.where(known[:, None], around, chosen.places.box)
+        return Places(box, places.score, places.track_id)
+
+    def _heatmaps(self, crops: Sequence[Image]) -> Tensor:
+        stacked = np.ascontiguousarray(np.moveaxis(np.stack(crops), -1, 1))
+        heatmaps = self.predictor.heatmaps(torch.from_numpy(stacked))
+        check_finite(heatmaps)
+        return heatmaps
+
+    def _decode(self, maps: Tensor, boxes: Floats) -> tuple[Floats, Floats]:
+        check_finite(maps)
+        padding = self.predictor.model.padding
+        center, scale = box_to_center_scale(boxes[:, :4], self._crop_wh, padding)
+        return self.predictor.decode(maps, center, scale, boxes[:, 4])
+
+    def _matrices(self, boxes: Floats) -> Floats:
+        return turned_crop_matrices(boxes, self._crop_wh, self.predictor.model.padding)
+
+    @property
+    def _crop_wh(self) -> tuple[int, int]:
+        return self.predictor.model.crop_wh
+
+
+def box_of_pose(poses: Poses, model: PoseModel) -> Floats:
+    """Boxes [P, 5] to look for the same people in the next frame.
+
+    Around the joints of which the network is surest, with the margin that boxes of labels have;
+    turned for models that want that. NaN where such joints do not lie in two places.
+    """
+    heights = poses.heights
+    sure = (heights > 0) & (heights >= _SURE * heights.max(1, initial=0, keepdims=True))
+    keypoints = np.concatenate([poses.points, 2.0 * sure[..., None]], 2)
+    if model.upright is not None:
+        box, degrees = upright_boxes(keypoints, model.upright)
+        return np.concatenate([box, degrees[:, None]], 1)
+    box = boxes_of_joints(keypoints)
+    box[(sure.sum(1) < 2) | (box[:, 2:] <= 0).any(1)] = np.nan
+    return not_turned(box)
+
+
+def extents(poses: Poses) -> Floats:
+    """Boxes [P, 4] around all joints that were found, not turned; NaN for people without any."""
+    found = poses.heights > 0
+    box = boxes_of_joints(np.concatenate([poses.points, 2.0 * found[..., None]], 2))
+    box[~found.any(1)] = np.nan
+    return box
