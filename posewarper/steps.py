@@ -88,7 +88,7 @@ class StepFolder:
     def _clear(self) -> None:
         for name in (*self.made, _SECONDS):
             path = self.root / name
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import demo_table, report, results
+from benchmarks import demo_table, own_video_table, report, results
 
 ROOT = Path(__file__).parent.parent
 MARKERS = "<!-- benchmarks:begin -->\n<!-- benchmarks:end -->"
@@ -168,5 +168,25 @@ def test_tables_of_the_demo(tmp_path: Path) -> None:
     assert text in readme.read_text()
 
 
-def test_readme_has_the_tables_of_the_demo() -> None:
+def test_table_of_own_videos(tmp_path: Path) -> None:
+    of_method = {"pck": {"0.02": 0.5, "0.05": 0.75, "0.1": 1.0}}
+    result = {
+        "hidden": dict.fromkeys(own_video_table._METHODS, of_method),
+        "seconds": {"1/3 train": 120.0, "2/3 measure on hidden labels": 600.0, "3/3 film": 60.0},
+        "labelled_by_hand": 9,
+        "frames": 60,
+    }
+    (tmp_path / "two mice.json").write_text(json.dumps(result))
+    text = own_video_table.section(own_video_table.load(tmp_path))
+    assert "| two mice | 9 of 60 | 3.0 | .500 / .750 / 1.000 |" in text
+    readme = tmp_path / "README.md"
+    readme.write_text(f"a\n{own_video_table.BEGIN}\n{own_video_table.END}\nb\n")
+    options = ["--results", str(tmp_path), "--readme", str(readme)]
+    assert own_video_table.main([*options, "--check"]) == 1
+    assert own_video_table.main(options) == 0
+    assert own_video_table.main([*options, "--check"]) == 0
+
+
+def test_readme_has_the_tables() -> None:
     assert demo_table.main(["--check"]) == 0
+    assert own_video_table.main(["--check"]) == 0

@@ -49,7 +49,7 @@ def parsed(arguments: list[str]) -> jsonargparse.Namespace:
     """The options of a subcommand, made as the command line makes them, but not run."""
     name = arguments[0]
     parser = jsonargparse.auto_parser({name: cli.command(name)}, as_positional=True)
-    options = parser.parse_args(cli._with_recipes(arguments))
+    options = parser.parse_args(cli._with_videos(cli._with_recipes(arguments)))
     # the second one is the name before jsonargparse 4.49
     make = getattr(parser, "instantiate", None) or parser.instantiate_classes
     return make(options)[name]

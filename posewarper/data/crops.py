@@ -252,7 +252,9 @@ class Augmentation:
         visible = np.asarray(visible) > 0
         enough = skeleton.upper_body and visible.sum() > self.half_body_joints
         if enough and random.random() < self.half_body_probability:
-            half = self._half_body(random, np.asarray(joints), visible, skeleton, crop_wh)
+            half = self._half_body(
+                random, np.asarray(joints), visible, skeleton, crop_wh, region.rotation
+            )
             if half is not None:
                 center, scale = half
         s, r = self.scale_factor, self.rotation_factor
@@ -297,6 +299,7 @@ class Augmentation:
         visible: Bools,
         skeleton: Skeleton,
         crop_wh: tuple[int, int],
+        rotation: float,
     ) -> tuple[Floats, Floats] | None:
         is_upper = np.zeros(len(skeleton), np.bool_)
         is_upper[list(skeleton.upper_body)] = True
@@ -308,7 +311,8 @@ class Augmentation:
             chosen = lower if len(lower) > 2 else upper
         if len(chosen) < 2:
             return None
-        size_wh = _fill_aspect(chosen.max(0) - chosen.min(0), crop_wh)
+        turn = crop_matrices((0, 0), (1, 1), (200, 200), rotation)[0, :, :2]  # no zoom
+        size_wh = _fill_aspect(np.ptp(chosen @ turn.T, 0), crop_wh)
         return chosen.mean(0), size_wh / PIXELS_PER_SCALE * 1.5
 
 

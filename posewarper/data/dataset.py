@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +44,8 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
     """One sample per labelled person: crops of one frame ("pose") or of two ("warp"), and targets.
 
     In stage "warp" the second frame is the support frame, ``delta`` frames away and clipped to the
-    video; it is cropped with the augmentation and the box of the key frame, or with its own box, and
-    its labels are not used. A sample is a dictionary:
+    video; it is cropped with the augmentation of the key frame, and with its box or one of its own.
+    Of its labels nothing else is used. A sample is a dictionary:
 
     =============  ==================================================================
     crops          [F, 3, H, W] RGB, uint8 or, if ``normalised``, float32
@@ -78,8 +78,9 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         augmentation: None for none.
         padding: growth of boxes.
         upright: the pose that is upright in crops, which are turned; see ``data.upright``.
-        support_box: whether the support frame is cropped with the key frame's box, as in 2019, or
-            with its own: that of its label, or interpolated between the labels around it.
+        support_box: whether the support frame is cropped with the key frame's box ("key"), as in
+            2019, or with its own ("own"): that of its label, or interpolated between the labels of
+            the track around it; with the key frame's where no label of the track tells.
         rounded: centre targets on the nearest heatmap pixel, as in 2019; see ``heatmaps.encode``.
         score_power: weights of pseudo-labels are their scores (0..1) to this power.
         normalised: float crops, ready for the model. Bytes move four times less data; then the
@@ -87,7 +88,8 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         seed: not negative.
 
     Raises:
-        ValueError: nobody in the data set can serve as a sample; a bad stage, range or seed.
+        ValueError: nobody in the data set can serve as a sample; a bad stage, support box, range or
+            seed; with boxes of their own, a track id twice in a frame.
     """
 
     def __init__(
@@ -112,6 +114,8 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
     ):
         if stage not in ("pose", "warp"):
             raise ValueError(f"stage: expected 'pose' or 'warp', got {stage!r}")
+        if support_box not in get_args(SupportBox):
+            raise ValueError(f"support_box: expected 'key' or 'own', got {support_box!r}")
         if delta_range < 0 or seed < 0:
             raise ValueError(f"delta_range and seed: expected >= 0, got {delta_range} and {seed}")
         self.rows, boxes = turned_boxes(dataset, upright)

@@ -21,6 +21,7 @@ from posewarper.data.tables import Bools, Floats
 _MARGIN = 1.25  # of a box around joints, as for labels without boxes
 _LEAST_JOINTS = 2  # of which an angle is known
 _LEAST_SIDE = 2.0  # pixels
+_NO_LENGTH = 1e-9  # pixels
 _ROUNDS = 10
 
 
@@ -32,7 +33,8 @@ def rotations(keypoints: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
         reference: [J, 2] the pose that is upright; only its shape and direction count.
 
     Returns:
-        -180 to 180; NaN for poses with fewer than two labelled joints.
+        -180 to 180; NaN where nothing tells the angle: fewer than two labelled joints, or all of
+        them on one point.
     """
     labels: Floats = np.asarray(keypoints, np.float64)
     there: Bools = np.asarray(labels[:, :, 2] > 0)
@@ -41,7 +43,8 @@ def rotations(keypoints: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
     along = (pose * wanted).sum((1, 2))
     across = (pose[..., 1] * wanted[..., 0] - pose[..., 0] * wanted[..., 1]).sum(1)
     angle: Floats = np.rad2deg(np.arctan2(across, along))
-    return np.where(there.sum(1) < _LEAST_JOINTS, np.nan, angle)
+    nothing = np.hypot(along, across) <= _NO_LENGTH * np.sqrt((wanted**2).sum((1, 2)))
+    return np.where(nothing | (there.sum(1) < _LEAST_JOINTS), np.nan, angle)
 
 
 def upright_boxes(
@@ -55,8 +58,8 @@ def upright_boxes(
         margin: by which the extent of the joints grows.
 
     Returns:
-        x, y, width, height [P, 4] and degrees [P]; both NaN for poses with fewer than two labelled
-        joints.
+        x, y, width, height [P, 4] and degrees [P]; both NaN for poses without an angle, see
+        ``rotations``.
     """
     labels: Floats = np.asarray(keypoints, np.float64)
     degrees = rotations(labels, reference)
@@ -83,34 +86,36 @@ def reference_pose(keypoints: npt.ArrayLike) -> tuple[tuple[float, float], ...] 
         keypoints: [P, J, 3].
 
     Returns:
-        None where no pose has two labelled joints, or all joints fall on one point. Joints that are
-        never labelled lie in the centre.
+        None where no pose has two labelled joints in different places. Joints that are never
+        labelled together with others that tell where they belong lie in the centre.
     """
     labels: Floats = np.asarray(keypoints, np.float64)
-    labels = labels[(labels[:, :, 2] > 0).sum(1) >= _LEAST_JOINTS]
+    labels = labels[_size(_centred(labels[:, :, :2], labels[:, :, 2] > 0)) > _NO_LENGTH]
     if not len(labels):
         return None
     there: Bools = np.asarray(labels[:, :, 2] > 0)
-    poses = _centred(labels[:, :, :2], there)
+    poses = np.where(there[..., None], labels[:, :, :2], 0)
     first = int(there.sum(1).argmax())
-    reference = poses[first]
+    # Where joints lie is known from the pose with the most of them, then from all that share two.
+    reference, known = _centred(poses, there)[first], there[first]
     for _ in range(_ROUNDS):
-        if not reference.any():
-            return None
-        fitted = poses @ _matrices(rotations(keypoints, reference)).transpose(0, 2, 1)
-        target = _centred(np.broadcast_to(reference, fitted.shape), there)
-        # A pose of which few joints are labelled is brought to the place of the same joints.
-        shift = np.where(there[..., None], reference - target, 0)
-        scale = _size(target, there) / np.maximum(_size(fitted, there), 1e-9)
-        placed = (fitted * scale[:, None, None] + shift) * there[..., None]
-        reference = placed.sum(0) / np.maximum(there.sum(0), 1)[:, None]
-        ever: Bools = np.asarray(there.any(0))
-        reference = np.where(ever[:, None], reference - reference[ever].mean(0), 0)
-        reference = reference / max(float(np.sqrt((reference[ever] ** 2).sum(1).mean())), 1e-9)
+        common = there & known
+        angles = rotations(np.concatenate([poses, common[..., None]], 2), reference)
+        fits = np.isfinite(angles)
+        turns = _matrices(np.nan_to_num(angles)).transpose(0, 2, 1)
+        target = np.broadcast_to(reference, poses.shape)
+        scale = _size(_centred(target, common)) / np.maximum(_size(_centred(poses, common)), 1e-9)
+        placed = (poses - _means(poses, common)) @ turns * scale[:, None, None]
+        counts: Bools = there & fits[:, None]
+        placed = np.where(counts[..., None], placed + _means(target, common), 0)
+        known = np.asarray(counts.any(0))
+        reference = placed.sum(0) / np.maximum(counts.sum(0), 1)[:, None]
+        reference = np.where(known[:, None], reference - reference[known].mean(0), 0)
+        reference = reference / max(float(np.sqrt((reference[known] ** 2).sum(1).mean())), 1e-9)
     _, vectors = np.linalg.eigh(reference.T @ reference)
     x, y = vectors[:, 1]  # the longest axis
     upright = reference @ _matrices(np.rad2deg(np.arctan2([x], [y])) * -1)[0].T
-    if (upright * (poses[first] * there[first][:, None])).sum() < 0:
+    if (upright * _centred(poses, there)[first]).sum() < 0:
         upright = -upright
     return tuple((float(px), float(py)) for px, py in upright)
 
@@ -151,15 +156,19 @@ def _matrices(degrees: Floats | Sequence[float]) -> Floats:
     return np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], 1)
 
 
+def _means(places: Floats, there: Bools) -> Floats:
+    """[P, 1, 2] mean of the joints that are there; (0, 0) of none."""
+    count = np.maximum(there.sum(1), 1)[:, None, None]
+    mean: Floats = np.where(there[..., None], places, 0).sum(1, keepdims=True) / count
+    return mean
+
+
 def _centred(places: Floats, there: Bools) -> Floats:
     """[P, J, 2] minus the mean of the joints that are there; the others (0, 0)."""
-    count = np.maximum(there.sum(1), 1)[:, None, None]
-    mean = np.where(there[..., None], places, 0).sum(1, keepdims=True) / count
-    return np.where(there[..., None], places - mean, 0)
+    return np.where(there[..., None], places - _means(places, there), 0)
 
 
-def _size(centred: Floats, there: Bools) -> Floats:
-    """[P] root of the mean square distance from the centre."""
-    count = np.maximum(there.sum(1), 1)
-    size: Floats = np.sqrt((centred**2).sum((1, 2)) / count)
+def _size(centred: Floats) -> Floats:
+    """[P] root of the summed squares of the distances from the centre."""
+    size: Floats = np.sqrt((centred**2).sum((1, 2)))
     return size

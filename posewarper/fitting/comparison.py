@@ -35,18 +35,21 @@ def hidden_frames(labels: PoseDataset, share: float | None) -> Bools:
     """Labelled frames to hide, a mask of ``labels.frames``.
 
     They are spread evenly, and never the first or last one of a video, so that there are labels on
-    both sides.
+    both sides. Somebody in them has a track of which labels are left, or nothing could be compared.
 
     Args:
         labels: human labels.
-        share: of the labelled frames, 0 to 0.5; None: a tenth, or none where labels are few.
+        share: of the labelled frames, 0 to 0.5; None: a tenth, or none where labels are few or
+            nobody could be compared.
 
     Raises:
-        ValueError: ``share`` is out of its range; no video has three labelled frames.
+        ValueError: ``share`` is out of its range; no video has three labelled frames, or nobody a
+            track.
     """
     if share is not None and not 0 <= share <= 0.5:
         raise ValueError(f"holdout: expected a share of the labels, 0 to 0.5, got {share}")
     frames = labels.frames
+    asked = bool(share)
     hidden = np.zeros(len(frames), np.bool_)
     if share is None:
         share = _SHARE if frames.labelled.sum() >= _FEW else 0.0
@@ -58,12 +61,27 @@ def hidden_frames(labels: PoseDataset, share: float | None) -> Bools:
         if count:
             places = (np.arange(count) + 0.5) * len(inner) / count
             hidden[inner[places.astype(int)]] = True
-    if share and not hidden.any():
+    if asked and not hidden.any():
         raise ValueError(
             f"holdout: expected at least three labelled frames in a video of {labels.source} and "
             f"a share that is one of them, got {share}"
         )
+    if hidden.any() and not comparable(labels.with_labels_of(frames.labelled & ~hidden), labels):
+        if asked:
+            raise ValueError(
+                f"holdout: nobody in the frames to hide has a track id that {labels.source} has in "
+                "other frames, so there would be nobody to compare with"
+            )
+        hidden[:] = False
     return hidden
+
+
+def comparable(labels: PoseDataset, truth: PoseDataset) -> int:
+    """How many people ``compare`` can compare."""
+    return sum(
+        len(_wanted(of_video, labels.videos[of_video.video], truth)[0])
+        for of_video in labels_of(labels)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +148,7 @@ def compare(
 
     Args:
         labels: that are spread.
-        truth: the same videos; people in frames that ``labels`` does not have.
+        truth: the same videos, by name; people in frames that ``labels`` does not have.
         source: frames.
         options: method -> arguments of ``PropagationOptions``; the first one's targets count.
         predictor: for the methods with a network.
@@ -195,7 +213,8 @@ class _Hidden:
 
 def _wanted(labels: VideoLabels, video: Video, truth: PoseDataset) -> tuple[list[_Hidden], int]:
     """Hidden people of a video, in the order of time, and how many cannot be compared."""
-    by_track = _same_people(labels, truth)
+    position = [other.name for other in truth.videos].index(video.name)
+    by_track = _same_people(labels, truth, position)
     targets: dict[tuple[int, int], Target] = {
         (id(target.track), target.number): target
         for target in targets_of(labels, video, sources="both", box="interpolated")
@@ -203,7 +222,7 @@ def _wanted(labels: VideoLabels, video: Video, truth: PoseDataset) -> tuple[list
     people, frames = truth.people, truth.frames
     labelled = set(labels.labelled.tolist())
     found, skipped = [], 0
-    for row in np.flatnonzero(frames.video[people.frame] == labels.video).tolist():
+    for row in np.flatnonzero(frames.video[people.frame] == position).tolist():
         number = int(frames.number[people.frame[row]])
         if number in labelled or not (people.keypoints[row, :, 2] > 0).any():
             continue
@@ -220,13 +239,13 @@ def _wanted(labels: VideoLabels, video: Video, truth: PoseDataset) -> tuple[list
     return sorted(found, key=lambda hidden: hidden.number), skipped
 
 
-def _same_people(labels: VideoLabels, truth: PoseDataset) -> dict[int, Track]:
+def _same_people(labels: VideoLabels, truth: PoseDataset, position: int) -> dict[int, Track]:
     """The track of each track id of the truth: that with the same id or, where the truth names
     people otherwise, the one that lies on them in the frames that both have.
     """
     by_id = {track.track_id: track for track in labels.tracks if track.track_id >= 0}
     people, frames = truth.people, truth.frames
-    rows = np.flatnonzero(frames.video[people.frame] == labels.video)
+    rows = np.flatnonzero((frames.video[people.frame] == position) & (people.track_id >= 0))
     votes: dict[int, dict[int, int]] = {}
     for row in rows.tolist():
         number, keypoints = int(frames.number[people.frame[row]]), people.keypoints[row]

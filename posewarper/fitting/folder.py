@@ -39,7 +39,7 @@ class FitFolder(StepFolder):
 
     def overlay(self, video: Video) -> Path:
         """The film of a video."""
-        return self.root / "overlays" / f"{video.name.replace('/', '-')}.mp4"
+        return self.root / "overlays" / f"{video.name}.mp4"
 
 
 def identity(paths: Sequence[Path]) -> dict[str, str]:

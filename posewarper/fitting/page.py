@@ -122,8 +122,8 @@ def _measured(report: Report, comparison: Comparison, dense: PoseDataset) -> dic
         rows[_NAMES[method]] = [*pck, comparison.median(method), pixels]
         numbers[method] = {
             "pck": dict(zip(map(str, THRESHOLDS), pck, strict=True)),
-            "median": comparison.median(method),
-            "median_px": pixels,
+            "median": _finite(comparison.median(method)),
+            "median_px": _finite(pixels),
         }
     columns = [Column(f"PCK {t:g}", "higher", percent=True) for t in THRESHOLDS]
     columns += [Column("median error", "lower", 2, percent=True), Column("pixels", "lower", 1)]
@@ -233,7 +233,7 @@ def _confidence(report: Report, dense: PoseDataset, results: dict[str, Any]) -> 
         section.text(
             f"Jitter: {100 * results['jitter']:.2f} % of the body's size (mean distance of a joint "
             "from the middle of where it is one frame before and after, twice). Smoothing "
-            "(smooth: true) lowers it, at the price of a lag."
+            "(smooth: true) mostly lowers it; it lags behind fast turns."
         )
     suggestions = choose_frames(dense, 10)
     results["suggestions"] = [
@@ -258,7 +258,10 @@ def _pictures(
     video = int(np.bincount(dense.frames.video[dense.people.frame]).argmax())
     of_video = np.flatnonzero(dense.frames.video == video)
     inhabited = [row for row in of_video.tolist() if len(rows[row])]
-    middle = len(inhabited) // 2
+    by_hand = [
+        place for place, row in enumerate(inhabited) if not dense.people.predicted[rows[row]].all()
+    ]
+    middle = by_hand[len(by_hand) // 2]
     shown = inhabited[max(middle - _CLIP_FRAMES // 2, 0) :][:_CLIP_FRAMES]
     rate = 1 / float(np.median(np.diff(seconds[video]))) if len(seconds[video]) > 1 else 15.0
     drawn = _drawn(dense, shown, source)
@@ -293,6 +296,11 @@ def _drawn(
         )  # fmt: skip
         by_hand = len(those) and not people.predicted[those].any()
         yield captioned(drawn, f"{number}" + (" (label)" if by_hand else "")), f"frame {number}"
+
+
+def _finite(value: float) -> float | None:
+    """None in place of an infinite error, for which JSON has no number."""
+    return value if np.isfinite(value) else None
 
 
 def _share(errors: Floats, threshold: float = _WRONG) -> float:

@@ -15,7 +15,7 @@ _LONG_SIDE = {"cpu": 208, "cuda": 256}  # pixels of crops
 _SHORT_SIDE, _SMALLEST = 64, 96
 _ENLARGED = 2.5  # a crop shows at most this much more pixels than the image has
 _PADDING = 1.1  # boxes around joints have a margin already
-_POSE_SAMPLES, _WARP_SAMPLES = 20_000, 4_000
+_POSE_SAMPLES, _WARP_SAMPLES = 20_000, 7_000
 _PIXELS = 160 * 208  # of the crops that these numbers of samples are meant for
 _GAPS = 2, 12  # frames that the warp learns to bridge
 

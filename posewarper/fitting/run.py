@@ -14,11 +14,22 @@ import psutil
 
 from posewarper.data.annotations import load_coco, save_coco
 from posewarper.data.crops import Augmentation
-from posewarper.data.formats import LabelFormat, load_track_names, save_labels
+from posewarper.data.formats import (
+    LabelFormat,
+    format_to_write,
+    load_track_names,
+    save_labels,
+)
 from posewarper.data.tables import PoseDataset
 from posewarper.data.video import FrameSource, times
 from posewarper.files import read_json, whole_file, write_json
-from posewarper.fitting.comparison import BASELINES, Comparison, compare, hidden_frames
+from posewarper.fitting.comparison import (
+    BASELINES,
+    Comparison,
+    comparable,
+    compare,
+    hidden_frames,
+)
 from posewarper.fitting.film import write_film
 from posewarper.fitting.folder import FitFolder, identity
 from posewarper.fitting.inputs import Inputs, read_inputs
@@ -39,7 +50,7 @@ from posewarper.training import (
 )
 
 _SIGMA = 1.5  # heatmap pixels
-_OWN_WEIGHT = 0.5  # of what the network sees in the frame itself; measured in docs/lab-notes.md
+_OWN_WEIGHT = 0.6  # of what the network sees in the frame itself; measured in docs/lab-notes.md
 
 
 def fit(
@@ -79,7 +90,8 @@ def fit(
             the joints of the labels.
         format: of the labels, where name and content do not tell.
         holdout: share of the labelled frames that is hidden during training, to measure with; by
-            default 0.1 of 20 labelled frames and more, else 0. The final labels start from all.
+            default 0.1 of 20 labelled frames and more, but none with ``truth``. The final labels
+            start from all.
         truth: labels of other frames that the result is to be compared with; they teach nothing.
         upright: turn crops with the pose, as is good for animals seen from above; by default where
             the labels stand at different angles.
@@ -104,20 +116,28 @@ def fit(
     """
     if labels is None:
         raise ValueError("labels: a file with labels of some frames has to be given, got none")
+    if fps is not None and not 0 < fps <= 1000:
+        raise ValueError(f"fps: expected a number above 0 and at most 1000, got {fps}")
+    if export is not None:
+        format_to_write(export)
     paths = [videos] if isinstance(videos, Path) else list(videos)
     inputs = read_inputs(
         paths, labels, skeleton, format=format, predicted_as_labels=predicted_as_labels
     )
     kind = choose_device(device).type
     plan = make_plan(inputs.dataset, kind, upright=upright, effort=effort)
+    if holdout is None and truth is not None:
+        holdout = 0.0  # the truth is there to measure with
     hidden = hidden_frames(inputs.dataset, holdout)
+    expected = None if truth is None else _read_truth(truth, inputs, skeleton, hidden)
     settings = {
-        "files": identity([*paths, labels, *([] if truth is None else [truth])]),
-        "plan": asdict(plan), "holdout": int(hidden.sum()), "smooth": smooth, "film": film,
+        **identity([*paths, labels, *([] if truth is None else [truth])]),
+        **asdict(plan), "holdout": int(hidden.sum()), "smooth": smooth, "film": film,
         "fps": fps, "missing": missing, "seed": seed, "device": kind,
+        "skeleton": asdict(inputs.dataset.skeleton), "predicted_as_labels": predicted_as_labels,
     }  # fmt: skip
     folder = FitFolder(out, settings, restart)
-    job = _Fit(folder, inputs, plan, hidden, truth, smooth, fps, missing, seed, device, progress)
+    job = _Fit(folder, inputs, plan, hidden, expected, smooth, fps, missing, seed, device, progress)
     for note in inputs.notes:
         print(f"note: {note}")
     print(job.summary())
@@ -132,6 +152,26 @@ def fit(
     return dense
 
 
+def _read_truth(
+    truth: Path, inputs: Inputs, skeleton: str | None, hidden: np.ndarray[Any, np.dtype[np.bool_]]
+) -> PoseDataset:
+    """Labels to compare with, of the same videos and joints."""
+    dataset = inputs.dataset
+    paths = [inputs.root / video.path for video in dataset.videos]
+    expected = read_inputs(paths, truth, skeleton, predicted_as_labels=True).dataset
+    if expected.skeleton.joints != dataset.skeleton.joints:
+        raise ValueError(
+            f"truth: expected the joints {list(dataset.skeleton.joints)}, got "
+            f"{list(expected.skeleton.joints)}"
+        )
+    if not comparable(dataset.with_labels_of(dataset.frames.labelled & ~hidden), expected):
+        raise ValueError(
+            f"truth: {truth} has nobody to compare with: expected people in other frames than "
+            "those of the labels, with the track ids of the labels"
+        )
+    return expected
+
+
 class _Fit:
     """The steps, and what they share."""
 
@@ -141,7 +181,7 @@ class _Fit:
         inputs: Inputs,
         plan: Plan,
         hidden: np.ndarray[Any, np.dtype[np.bool_]],
-        truth: Path | None,
+        truth: PoseDataset | None,
         smooth: bool,
         fps: float | None,
         missing: Literal["error", "skip"],
@@ -199,18 +239,9 @@ class _Fit:
     def prepare(self) -> None:
         """Labels as files: all of them, and those that are not hidden."""
         dataset, folder = self.inputs.dataset, self.folder
-        if self.truth is not None:
-            truth = read_inputs(
-                [self.inputs.root / v.path for v in dataset.videos], self.truth,
-                predicted_as_labels=True,
-            ).dataset  # fmt: skip
-            if truth.skeleton.joints != dataset.skeleton.joints:
-                raise ValueError(
-                    f"truth: expected the joints {list(dataset.skeleton.joints)}, got "
-                    f"{list(truth.skeleton.joints)}"
-                )
-            save_coco(truth, folder.truth)
         folder.human.parent.mkdir(exist_ok=True)
+        if self.truth is not None:
+            save_coco(self.truth, folder.truth)
         save_coco(dataset.with_labels_of(dataset.frames.labelled & ~self.hidden), folder.training)
         save_coco(dataset, folder.human)
 
@@ -299,7 +330,9 @@ class _Fit:
         results = read_json(self.folder.results)
         for method, numbers in results.get("hidden", {}).items():
             pck = " / ".join(f"{value:.3f}" for value in numbers["pck"].values())
-            print(f"{method:<10} PCK {pck}   median error {numbers['median_px']:.1f} px")
+            median = numbers["median_px"]
+            error = "none found" if median is None else f"median error {median:.1f} px"
+            print(f"{method:<10} PCK {pck}   {error}")
         for path in (self.folder.labels, self.folder.model, self.folder.report):
             print(path)
 

@@ -3,9 +3,17 @@
 from posewarper.data.formats.labels import (
     FORMATS,
     LabelFormat,
+    format_to_write,
     load_labels,
     load_track_names,
     save_labels,
 )
 
-__all__ = ["FORMATS", "LabelFormat", "load_labels", "load_track_names", "save_labels"]
+__all__ = [
+    "FORMATS",
+    "LabelFormat",
+    "format_to_write",
+    "load_labels",
+    "load_track_names",
+    "save_labels",
+]

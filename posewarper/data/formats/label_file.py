@@ -301,11 +301,14 @@ def check_tracks(dataset: PoseDataset, names: dict[int, str]) -> None:
 
 
 def warn_outside(dataset: PoseDataset) -> None:
-    """Warn once if labelled joints lie outside of images whose size is known."""
+    """Warn once if labelled joints lie outside of images whose size is known.
+
+    By more than a pixel: some count from the corner of the image, others from a pixel's centre.
+    """
     people = dataset.people
     size = dataset.frames.size_wh[people.frame][:, None]
     points, labelled = people.keypoints[..., :2], people.keypoints[..., 2] > 0
-    outside = np.asarray(((points < 0) | (points > size)).any(2) & labelled & (size > 0).all(2))
+    outside = np.asarray(((points < -1) | (points > size)).any(2) & labelled & (size > 0).all(2))
     if outside.any():
         row, joint = np.argwhere(outside)[0]
         frame = people.frame[row]

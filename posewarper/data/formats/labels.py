@@ -123,30 +123,7 @@ def save_labels(
             set; a name stands for two tracks; the library for it is missing.
     """
     path = Path(path)
-    by_suffix: dict[str, LabelFormat] = {
-        ".json": "coco",
-        ".csv": "csv",
-        ".slp": "sleap",
-        ".nwb": "nwb",
-        ".xml": "cvat",
-        **dict.fromkeys(_HDF_SUFFIXES, "deeplabcut"),
-    }
-    suffix = path.suffix.lower()
-    if format is None and suffix not in by_suffix:
-        raise ValueError(f"{path}: expected a name that ends like {_KNOWN}")
-    chosen = format or by_suffix[suffix]
-    _check_format(chosen)
-    suffixes = {
-        "coco": (".json",),
-        "csv": (".csv",),
-        "cvat": (".xml",),
-        "deeplabcut": (".csv", *_HDF_SUFFIXES),
-        "label-studio": (".json",),
-        "nwb": (".nwb",),
-        "sleap": (".slp",),
-    }[chosen]
-    if suffix not in suffixes:
-        raise ValueError(f"{path}: format {chosen!r} wants a name that ends in {suffixes[0]}")
+    chosen, suffix = format_to_write(path, format), path.suffix.lower()
     names = dict(track_names or {})
     if len(set(names.values())) != len(names):
         raise ValueError(f"track_names: expected different names, got {names}")
@@ -182,6 +159,40 @@ def save_labels(
         deeplabcut.write_csv(dataset, path, names)
     else:
         pandas_hdf.write_hdf(dataset, path, names)
+
+
+def format_to_write(path: str | Path, format: LabelFormat | None = None) -> LabelFormat:
+    """The format in which ``save_labels`` writes a file.
+
+    Raises:
+        ValueError: it cannot be told, or does not go with the ending.
+    """
+    path = Path(path)
+    by_suffix: dict[str, LabelFormat] = {
+        ".json": "coco",
+        ".csv": "csv",
+        ".slp": "sleap",
+        ".nwb": "nwb",
+        ".xml": "cvat",
+        **dict.fromkeys(_HDF_SUFFIXES, "deeplabcut"),
+    }
+    suffix = path.suffix.lower()
+    if format is None and suffix not in by_suffix:
+        raise ValueError(f"{path}: expected a name that ends like {_KNOWN}")
+    chosen = format or by_suffix[suffix]
+    _check_format(chosen)
+    suffixes = {
+        "coco": (".json",),
+        "csv": (".csv",),
+        "cvat": (".xml",),
+        "deeplabcut": (".csv", *_HDF_SUFFIXES),
+        "label-studio": (".json",),
+        "nwb": (".nwb",),
+        "sleap": (".slp",),
+    }[chosen]
+    if suffix not in suffixes:
+        raise ValueError(f"{path}: format {chosen!r} wants a name that ends in {suffixes[0]}")
+    return chosen
 
 
 def _with_boxes(dataset: PoseDataset) -> PoseDataset:
