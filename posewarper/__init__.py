@@ -10,8 +10,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _COMMANDS = (
-    "aggregate", "augment", "convert", "demo", "evaluate", "propagate", "sparsify", "stats",
-    "synthesize", "train",
+    "aggregate", "augment", "convert", "demo", "evaluate", "fit", "predict", "propagate",
+    "sparsify", "stats", "suggest", "synthesize", "train", "view",
 )  # fmt: skip
 _CLASSES = {
     "PoseModel": "posewarper.models",

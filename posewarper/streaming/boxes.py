@@ -1,4 +1,4 @@
-"""Where people are: from a file, a detector, the last pose, or anywhere in the frame.
+"""Where people are: from a file, a detector, the last pose, or somewhere in the frame.
 
 P people of a frame.
 """
@@ -49,21 +49,27 @@ class _Independent:
 
 
 class WholeFrame(_Independent):
-    """One person, anywhere in the frame.
+    """One person, of whom the whole frame is the box.
 
     Args:
         model: for whether crops are turned.
-        rough: whether to look a second time, around the pose that is found.
     """
 
-    def __init__(self, model: PoseModel, rough: bool = False):
-        self._angle = float("nan") if rough else unknown_angle(model)
+    def __init__(self, model: PoseModel):
+        self._angle = unknown_angle(model)
 
     def at(self, number: int, image: Image) -> Places:
         height, width = image.shape[:2]
         return Places.make(
             np.array([[0, 0, width, height, self._angle]]), track_id=np.zeros(1, np.int64)
         )
+
+
+class Somewhere(_Independent):
+    """One person, in a place that is to be found out."""
+
+    def at(self, number: int, image: Image) -> Places:
+        return Places.make(np.full((1, 5), np.nan), track_id=np.zeros(1, np.int64))
 
 
 class FixedBoxes(_Independent):
@@ -119,8 +125,9 @@ class FromFile(_Independent):
 
     @property
     def tracks(self) -> bool:
-        """Whether everybody has a track id."""
-        return all((places.track_id >= 0).all() for places in self.places.values())
+        """Whether everybody has a track id, which nobody else in the frame has."""
+        ids = [places.track_id for places in self.places.values()]
+        return all((i >= 0).all() and len(np.unique(i)) == len(i) for i in ids)
 
     def at(self, number: int, image: Image) -> Places:
         return self.places.get(number, NOBODY)
@@ -136,7 +143,8 @@ class LastPose:
     Args:
         start: who says where to begin. Boxes of a file count whenever it has some; a detector is
             asked at the beginning, after a track ended, and every ``again`` frames; boxes that are
-            given, and the whole frame, when nobody is followed.
+            given, when nobody is followed; the frame is searched then, too, but not more often than
+            every ``again`` frames.
         model: for boxes, and for how alike two poses are.
         lost_below: see above.
         again: see above.
@@ -144,7 +152,7 @@ class LastPose:
 
     needs_poses = True
 
-    def __init__(self, start: _Independent, model: PoseModel, lost_below: float, again: int = 30):
+    def __init__(self, start: Finder, model: PoseModel, lost_below: float, again: int = 30):
         if again < 1:
             raise ValueError(f"detect_every: expected 1 or more, got {again}")
         self.start, self.model, self.lost_below, self.again = start, model, lost_below, again
@@ -162,7 +170,7 @@ class LastPose:
             if ((center < 0) | (center > size_wh)).any():
                 self._end(track)
         if self._asks(number):
-            self._begin(self.start.at(number, image))  # type: ignore[attr-defined]
+            self._begin(self.start.at(number, image))
             self._asked, self._lost_some = number, False
         ids = sorted(self._box)
         boxes = np.array([self._box[i] for i in ids]).reshape(-1, 5)
@@ -190,9 +198,9 @@ class LastPose:
     def _asks(self, number: int) -> bool:
         if isinstance(self.start, FromFile):
             return True
-        if not isinstance(self.start, Detected):
-            return not self._box
         due = self._asked is None or number - self._asked >= self.again
+        if not isinstance(self.start, Detected):
+            return not self._box and (due or not isinstance(self.start, Somewhere))
         return not self._box or self._lost_some or due
 
     def _begin(self, places: Places) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,11 +18,15 @@ from posewarper.streaming.boxes import (
     FixedBoxes,
     FromFile,
     LastPose,
+    Somewhere,
     WholeFrame,
 )
 from posewarper.streaming.detector import DetectorName, person_detector
 from posewarper.streaming.sources import Source
 
+log = logging.getLogger("posewarper.streaming")
+
+Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 BoxesFrom = Literal["file", "detector", "last-pose", "frame"]
 
 
@@ -35,7 +40,7 @@ class BoxOptions:
 
     boxes: BoxesFrom | None
     box_file: Path | None
-    start_box: tuple[float, float, float, float] | None
+    start_box: list[Box] | None
     box_threshold: float
     lost_below: float
     detector: DetectorName
@@ -74,7 +79,8 @@ class BoxOptions:
         """The boxes of the file, if there is one.
 
         Raises:
-            ValueError: see ``load_boxes``; smoothing needs track ids, and it has none.
+            ValueError: see ``load_boxes``; smoothing needs track ids, and it has none; tracking
+                would replace those that it has.
         """
         if self.box_file is None:
             return None
@@ -84,6 +90,8 @@ class BoxOptions:
                 f"smooth: needs track ids, which not everybody in {self.box_file} has; track gives "
                 "them (or boxes last-pose)"
             )
+        if self.track and found.tracks:
+            raise ValueError(f"track: everybody in {self.box_file} has a track id already")
         return found
 
     def finder(
@@ -97,19 +105,28 @@ class BoxOptions:
         if self.kind == "frame":
             return WholeFrame(model), "the whole frame"
         if self.kind == "file" and from_file is not None:
-            return from_file, f"those of {self.box_file}"
+            frames = len(from_file.places)
+            return from_file, f"those of {self.box_file}, which has some in {frames} frames"
         by_detector = f"those of the detector {self.detector}"
         if self.kind == "detector":
             return self._detected(model, device), by_detector
-        start: FromFile | FixedBoxes | Detected | WholeFrame
+        start: Finder
         if from_file is not None:
             start, why = from_file, f"those of {self.box_file}"
         elif self.start_box is not None:
-            start, why = FixedBoxes([self.start_box], model), "start_box"
+            start, why = FixedBoxes(self.start_box, model), "start_box"
         elif any(model.skeleton.joints == known.joints for known in (POSETRACK, COCO)):
             start, why = self._detected(model, device), by_detector
         else:
-            start, why = WholeFrame(model, rough=True), "the whole frame (one person or animal)"
+            start, why = Somewhere(), "a search of the frame (for one person or animal)"
+            trained_on = model.origin.get("people_per_frame")
+            if isinstance(trained_on, int) and trained_on > 1:
+                log.warning(
+                    "boxes: the model has learned from up to %d people or animals in a frame, but "
+                    "one is searched for. Say where they begin: --start_box "
+                    "[[x,y,width,height],...], or --boxes last-pose --box_file with labels of the "
+                    "first frame", trained_on,
+                )  # fmt: skip
         find = LastPose(start, model, self.lost_below, self.detect_every)
         return find, f"around the last pose, beginning with {why}"
 

@@ -10,31 +10,34 @@ from posewarper.inference.aggregation import PersonScore, Scoring
 from posewarper.inference.predictor import PosePredictor, Precision
 from posewarper.inference.smoothing import BETA, MIN_CUTOFF, OneEuro
 from posewarper.models import load_model
+from posewarper.models.pose_model import BEST
 from posewarper.prediction import WindowName
 from posewarper.skeleton import find_skeleton
-from posewarper.streaming.choices import BoxesFrom, BoxOptions, choose_window
+from posewarper.streaming.choices import Box, BoxesFrom, BoxOptions, choose_window
 from posewarper.streaming.detector import DetectorName
 from posewarper.streaming.people import Finisher
 from posewarper.streaming.pipeline import Summary, predict_stream
 from posewarper.streaming.poses import WindowPoses
-from posewarper.streaming.sources import open_source
+from posewarper.streaming.sources import Source, open_source
 from posewarper.streaming.tracking import BoxTracker
 from posewarper.streaming.windows import Options, Unreadable
 from posewarper.streaming.writing import Format, ResultFile, choose_format
 
 log = logging.getLogger("posewarper.streaming")
 
+MODEL_OF_FIT = "model.pt"  # in its folder
+
 
 def predict(
     video: str,
-    out: Path,
+    out: Path | None = None,
     model: Path | None = None,
     mode: Literal["aggregate", "single"] | None = None,
     window: WindowName | None = None,
     causal: bool | None = None,
     boxes: BoxesFrom | None = None,
     box_file: Path | None = None,
-    start_box: tuple[float, float, float, float] | None = None,
+    start_box: Box | list[Box] | None = None,
     box_threshold: float = 0.5,
     lost_below: float = 0.2,
     detector: DetectorName = "fasterrcnn_mobilenet_v3_large_320_fpn",
@@ -73,27 +76,33 @@ def predict(
 
     Args:
         video: video file, folder of images, number of a camera ("0"), or URL of a stream.
-        out: file to write.
-        model: model file, folder of training, or weights in a published layout; it has to be given.
+        out: file to write; one that is there is replaced in the end. By default the name of the
+            video with .json (.csv with format csv) in the current folder, poses.json for cameras
+            and streams, where no such file is.
+        model: model file, folder of fit or of training, or weights in a published layout; it has to
+            be given.
         mode: aggregate: each pose decided by a window of frames; single: by its frame alone. By
             default aggregate, if the model can and was trained with one box for all frames.
         window: frames and their weights; by default those of the model.
         causal: of the window past frames only, so that no pose waits for a later frame; by default
             with cameras, streams, and models that want each frame's own box but get no box_file.
-        boxes: where people are: file: in the boxes of box_file; detector: where torchvision's
-            detector finds people; last-pose: around the pose of the frame before; frame: one
-            person, anywhere. By default file if there is one, else last-pose.
+        boxes: where people are: file: in the boxes of box_file, and only in the frames that it has;
+            detector: where torchvision's detector finds people; last-pose: around the pose of the
+            frame before; frame: one person, who fills the frame. By default file if there is one,
+            else last-pose.
         box_file: labels in any known format, or a detector's list as aggregate reads it. With
-            last-pose, where to begin and how to go on whenever it has boxes.
-        start_box: with last-pose, x, y, width, height in pixels where to begin. Otherwise people
-            (with joints as in PoseTrack or COCO) are first found by the detector, and anything else
-            in the whole frame.
+            last-pose, where to begin (labels of the first frame are enough) and how to go on
+            whenever it has boxes.
+        start_box: with last-pose, x, y, width, height in pixels where to begin, of one person or
+            a list of several. Otherwise people (with joints as in PoseTrack or COCO) are first
+            found by the detector, and of anything else one is searched for all over the frame.
         box_threshold: boxes of a detector with a lower score are left out.
         lost_below: with last-pose, a track ends where the mean height of its joints' maxima is
             lower; what was found there is left out.
         detector: of torchvision; the first is fast, the third sees more.
         detector_weights: file of its weights; by default torchvision downloads them once.
-        detect_every: with last-pose, look for more people after so many frames.
+        detect_every: with last-pose, look for more people after so many frames, or search again for
+            the one that was lost.
         track: give track ids to people of a detector or a file (needs the extra track).
         smooth: one-euro filter against jitter, for people with track ids.
         min_cutoff: of the filter, Hz at rest.
@@ -137,22 +146,25 @@ def predict(
     """
     if model is None:
         raise ValueError("model: expected a model file or the folder of a training, got none")
+    place = _model_file(model)
     options = Options(start, frames, every, missing, keep_partial, progress)
     scoring = Scoring(weigh_joints, rescore, nms, False, sigmas)
     smoother = OneEuro(min_cutoff, beta) if smooth else None
+    starts = [start_box] if isinstance(start_box, tuple) else start_box
     where = BoxOptions(
-        boxes, box_file, start_box, box_threshold, lost_below, detector, detector_weights,
+        boxes, box_file, starts, box_threshold, lost_below, detector, detector_weights,
         detect_every, track, smooth,
     )  # fmt: skip
     source = open_source(video, fps)
+    out = _default_out(video, source, format) if out is None else out
+    _check_places(out, overlay, source, box_file)
     loaded = load_model(
-        model,
+        place,
         skeleton=None if skeleton is None else find_skeleton(skeleton),
         crop_wh=crop_wh,
         dilations=dilations,
     )
     chosen = choose_format(out, format, loaded.skeleton)
-    _check_places(out, overlay, video)
     predictor = PosePredictor(
         loaded,
         device=device,
@@ -178,21 +190,59 @@ def predict(
         options=options,
         overlay=overlay,
     )
-    place = out if summary.written else "nothing written"
-    print(f"{summary.people} people in {summary.frames} frames -> {place}")
+    written = out if summary.written else "nothing written"
+    print(f"{summary.people} people in {summary.frames} frames -> {written}")
     if summary.left_out:
         print(f"left out: {len(summary.left_out)} frames that could not be read")
     return summary
 
 
-def _check_places(out: Path, overlay: Path | None, video: str) -> None:
+def _model_file(model: Path) -> Path:
+    """The file of a folder that ``fit`` or a training made; other paths as they are.
+
+    Raises:
+        FileNotFoundError: there is no model in the folder.
+    """
+    if not model.is_dir():
+        return model
+    for name in (BEST, MODEL_OF_FIT):
+        if (model / name).is_file():
+            return model / name
+    raise FileNotFoundError(
+        f"model: no model in the folder {model}: neither {MODEL_OF_FIT}, which fit leaves, nor "
+        f"{BEST}, which train leaves"
+    )
+
+
+def _default_out(video: str, source: Source, format: Format | None) -> Path:
+    """In the current folder; never a file that is there, which may be the labels of the video.
+
+    Raises:
+        ValueError: there is such a file.
+    """
+    name = source.video.name
+    if source.path is None:
+        name = "poses"
+    elif Path(video).is_file():
+        name = Path(video).stem
+    out = Path(f"{name}.csv" if format == "csv" else f"{name}.json")
+    if out.exists():
+        raise ValueError(f"out: {out} exists already; give a name (this one, to replace it)")
+    return out
+
+
+def _check_places(out: Path, overlay: Path | None, source: Source, box_file: Path | None) -> None:
     """An error before the work, not after it."""
     if out.is_dir():
         raise ValueError(f"out: expected a file to write, got the folder {out}")
+    if box_file is not None and out.exists() and box_file.exists() and out.samefile(box_file):
+        raise ValueError(f"out: {out} is the box_file; choose another name")
     if overlay is None:
         return
     if overlay.suffix.lower() != ".mp4":
         raise ValueError(f"overlay: expected a name that ends in .mp4, got {overlay}")
-    if Path(video).exists() and overlay.exists() and overlay.samefile(video):
+    if overlay.is_dir():
+        raise ValueError(f"overlay: expected a file to write, got the folder {overlay}")
+    if source.path is not None and overlay.exists() and overlay.samefile(source.path):
         raise ValueError(f"overlay: {overlay} is the video itself")
     overlay.parent.mkdir(parents=True, exist_ok=True)

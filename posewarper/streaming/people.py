@@ -124,13 +124,13 @@ class Finisher:
         )
 
     def nobody(self, frame: Frame, size_wh: tuple[int, int], problem: str) -> Result:
-        """A frame in which no pose could be looked for."""
+        """A frame in which no pose could be looked for; the size is for those without pixels."""
         joints = len(self.model.skeleton)
         return Result(
             frame.number,
             frame.time,
             frame.file_name,
-            size_wh,
+            size_wh if frame.image is None else (frame.image.shape[1], frame.image.shape[0]),
             frame.image,
             np.zeros((0, joints, 3)),
             np.zeros((0, joints)),

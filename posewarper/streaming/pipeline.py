@@ -33,7 +33,7 @@ log = logging.getLogger("posewarper.streaming")
 _WAITING = 8  # frames and results in the queues
 _TOGETHER = 16  # frames whose people go through the network together, at most
 _TOLD = 5  # messages about frames
-_PATIENCE = 10.0  # seconds for a camera that hangs
+_PATIENCE = 10.0  # seconds for a camera or a disk that hangs
 
 
 @dataclass
@@ -134,16 +134,16 @@ def predict_stream(
                     out.finish(_listed(source.video, windows))
                     summary.written = True
         except Stopped:
-            pass  # the writer's error is raised below
+            pass  # the error of the other thread is raised below
         finally:
             bar.close()
             frames.stop()
             results.stop()
             writer.join()
-            reader.join(_PATIENCE if source.live else None)
+            reader.join(_PATIENCE)
     if summary.written and not whole:
         log.warning("%s: what was found in %d frames is written", out.path, summary.frames)
-    for failure in (writer.error, problem):
+    for failure in (writer.error, reader.error, problem):
         if failure is not None:
             raise failure
     if len(summary.left_out) > _TOLD:
@@ -169,7 +169,8 @@ class _Work:
         # A camera's people are not kept waiting for those of the next frame.
         self._at_once = find.needs_poses or not batches
         self._collected: list[tuple[Frame, Job | str]] = []
-        self._size_wh = (0, 0)
+        self._size_wh = (0, 0)  # of the last frame
+        self._sizes_told = False
         self._own_boxes = poses.aggregates and poses.predictor.model.support_box == "own"
         self._places: dict[int, Places] = {}  # of the last key frames
 
@@ -181,13 +182,9 @@ class _Work:
                 ready = self.windows.close() if frame is None else self.windows.add(frame)
                 for key in ready:
                     self._collect(key)
-                    people = sum(
-                        len(job.places) for _, job in self._collected if isinstance(job, Job)
-                    )
-                    full = len(self._collected) >= _TOGETHER or people >= self._room
-                    if self._at_once or full:
+                    if self._at_once or self._full():
                         yield from self._done()
-        except FrameError as error:
+        except (FrameError, OSError) as error:
             problem = error
         yield from self._done()
         if problem is not None:
@@ -234,11 +231,22 @@ class _Work:
             if isinstance(job, Job):
                 image, here = job.images[job.key], next(found)
                 here = here[self.find.learn(key.number, here)]
-                self._size_wh = (image.shape[1], image.shape[0])
+                self._size_wh = self._checked_size(key.number, (image.shape[1], image.shape[0]))
                 yield self.finish(key, image, here)
             else:
                 yield self.finish.nobody(key, self._size_wh, job)
         self._collected = []
+
+    def _checked_size(self, number: int, size_wh: tuple[int, int]) -> tuple[int, int]:
+        """The size of a frame; it is told once if it is another than before."""
+        if self._size_wh not in ((0, 0), size_wh) and not self._sizes_told:
+            self._sizes_told = True
+            log.warning(
+                "frame %d has %d x %d pixels, those before it %d x %d: poses are in pixels of "
+                "their own frame; windows and boxes do not fit across such a change",
+                number, *size_wh, *self._size_wh,
+            )  # fmt: skip
+        return size_wh
 
 
 def _read(source: Source, windows: Windows, frames: Channel[Frame | _End]) -> None:
@@ -260,12 +268,18 @@ def _read(source: Source, windows: Windows, frames: Channel[Frame | _End]) -> No
 def _arriving(
     frames: Channel[Frame | _End], interrupts: Interrupts, summary: Summary
 ) -> Iterator[Frame | None]:
-    """The frames, and None at the end of the video; nothing more after an interrupt."""
+    """The frames, and None at the end of the video; nothing more after an interrupt.
+
+    Raises:
+        Stopped: the reading thread failed, and could not say so in order.
+    """
     while True:
         try:
             frame = frames.get(lambda: interrupts.asked)
         except Stopped:
-            summary.interrupted = interrupts.asked
+            if not interrupts.asked:
+                raise
+            summary.interrupted = True
             return
         if isinstance(frame, _End):
             if frame.error is not None:

@@ -27,7 +27,9 @@ from posewarper.models import PoseModel, Window
 
 SINGLE = Window.equal(0)
 
-_ANGLES = np.arange(8) * 45.0  # degrees, tried where nobody knows the angle
+_ANGLES: Floats = np.arange(8, dtype=np.float64) * 45  # degrees, tried where nobody knows them
+_PARTS = (1, 2, 4)  # of the frame's sides, for boxes that are tried where nobody knows the place
+_CLOSER = 8  # of these are looked at again
 _SURE = 0.3  # of a person's highest maximum: joints below it do not count for the next box
 
 
@@ -37,7 +39,7 @@ class Places:
 
     Attributes:
         box: [P, 5] x, y, width, height in pixels and degrees; see ``data.upright``. NaN degrees say
-            that the angle, or the place, is to be found out.
+            that the angle is to be found out, nothing but NaN that the place is, too.
         score: [P] of the box.
         track_id: [P], -1 for people without one.
     """
@@ -183,22 +185,38 @@ class WindowPoses:
     def settled(self, image: Image, places: Places) -> Places:
         """The places, with boxes around poses in place of those that are only roughly known.
 
-        Where crops are turned, of eight angles that counts at which the network is surest.
+        Where crops are turned, the surest of eight angles counts. Where the place is not known,
+        boxes all over the frame are tried; the surest poses are looked at again, each in a box
+        around it, and the one that then is surest counts.
         """
-        rough = np.flatnonzero(np.isnan(places.box[:, 4]))
-        if not len(rough):
-            return places
-        model = self.predictor.model
-        angles = np.zeros(1) if model.upright is None else _ANGLES
-        boxes = np.repeat(places.box[rough], len(angles), 0)
-        boxes[:, 4] = np.tile(angles, len(rough))
-        found = self.alone(image, Places.make(boxes))
-        surest = found.mean_height.reshape(len(rough), len(angles)).argmax(1)
-        chosen = found[np.arange(len(rough)) * len(angles) + surest]
-        box, around = places.box.copy(), box_of_pose(chosen, model)
-        known = np.asarray(np.isfinite(around).all(1))
-        box[rough] = np.where(known[:, None], around, chosen.places.box)
+        box = places.box.copy()
+        for row in np.flatnonzero(np.isnan(box[:, 4])).tolist():
+            tried = self.alone(image, Places.make(self._to_try(box[row], image)))
+            heights = tried.mean_height.reshape(-1, len(self._angles))  # places, angles
+            angle, sure = heights.argmax(1), heights.max(1)
+            best = np.argsort(-sure, kind="stable")[:_CLOSER]
+            best = best * len(self._angles) + angle[best]
+            around = box_of_pose(tried[best], self.predictor.model)
+            known = np.isfinite(around).all(1)
+            if known.any():
+                around = around[known]
+                closer = self.alone(image, Places.make(around))
+                box[row] = around[closer.mean_height.argmax()]
+            else:
+                box[row] = tried.places.box[best[0]]
         return Places(box, places.score, places.track_id)
+
+    def _to_try(self, box: Floats, image: Image) -> Floats:
+        """Boxes [n, 5] in place of one of which the angle, or all, is not known."""
+        boxes = box[None, :4]
+        if np.isnan(boxes).any():
+            boxes = _all_over((image.shape[1], image.shape[0]))
+        angles = self._angles
+        return np.c_[np.repeat(boxes, len(angles), 0), np.tile(angles, len(boxes))]
+
+    @property
+    def _angles(self) -> Floats:
+        return _ANGLES[:1] if self.predictor.model.upright is None else _ANGLES
 
     def _heatmaps(self, crops: Sequence[Image]) -> Tensor:
         stacked = np.ascontiguousarray(np.moveaxis(np.stack(crops), -1, 1))
@@ -218,6 +236,16 @@ class WindowPoses:
     @property
     def _crop_wh(self) -> tuple[int, int]:
         return self.predictor.model.crop_wh
+
+
+def _all_over(size_wh: tuple[int, int]) -> Floats:
+    """Boxes [n, 4] of the whole frame, and of parts of it that overlap by half."""
+    boxes = []
+    for parts in _PARTS:
+        width, height = size_wh[0] / parts, size_wh[1] / parts
+        at = np.arange(2 * parts - 1) / 2
+        boxes += [(x * width, y * height, width, height) for y in at for x in at]
+    return np.array(boxes)
 
 
 def box_of_pose(poses: Poses, model: PoseModel) -> Floats:

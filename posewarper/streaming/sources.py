@@ -85,6 +85,8 @@ def open_source(video: str, fps: float | None = None) -> Source:
     """
     if fps is not None and not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps: expected a positive number, got {fps}")
+    if "://" in video:  # first: URLs can be longer than names of files
+        return _Live(video, name_of_stream(video), fps)
     path = Path(video)
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
         return _Images(path, fps or DEFAULT_FPS)
@@ -92,8 +94,6 @@ def open_source(video: str, fps: float | None = None) -> Source:
         return _VideoFile(path, fps)
     if video.isdecimal():
         return _Live(int(video), f"camera-{video}", fps)
-    if "://" in video:
-        return _Live(video, name_of_stream(video), fps)
     raise FileNotFoundError(
         f"video: expected a video file, a folder of images, the number of a camera or the URL of a "
         f"stream, got {video!r}, which is not there"
@@ -130,7 +130,7 @@ class _Images:
         if len(self._names) != len(names):
             raise ValueError(
                 f"video: images in {path} have the same number, for example two of "
-                f"{', '.join(names[:4])}"
+                f"{', '.join(names[:4])}; the last number in a name says which frame it is"
             )
         pattern = next((p for _, p, _ in places if "%0" in p), places[0][1])
         first, last = min(self._names), max(self._names)
@@ -214,16 +214,18 @@ class _Live:
         self.video = Video(name, 0, 0, "", name)
 
     def frames(self, first: int) -> Iterator[Frame]:
-        start, number = None, 0
+        start, last, number = None, -math.inf, 0
         try:
             while self._capture.grab():
                 now = time.monotonic()
                 start = now if start is None else start
+                last = seconds = max(now - start, last + 1e-3)  # some clocks take large steps
                 if number >= first:
                     name = self.video.file_name(number)
                     done, image = self._capture.retrieve()
                     problem = "" if done else f"{self.video.name}: frame {number} is damaged"
-                    yield Frame(number, now - start, _rgb(image) if done else None, name, problem)
+                    pixels = _rgb(image) if done else None
+                    yield Frame(number, seconds, pixels, name, problem)
                 number += 1
         finally:
             self._capture.release()

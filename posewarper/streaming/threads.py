@@ -76,7 +76,7 @@ class Worker(threading.Thread):
     def __init__(self, name: str, work: Callable[[], None], failed: Callable[[], None]):
         super().__init__(name=name, daemon=True)
         self._work, self._failed = work, failed
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def run(self) -> None:
         """Work until done, or until ``Stopped`` says that it is not wanted."""
@@ -84,6 +84,6 @@ class Worker(threading.Thread):
             self._work()
         except Stopped:
             pass
-        except Exception as error:
+        except BaseException as error:  # whatever it is, the other side must not wait for ever
             self.error = error
             self._failed()

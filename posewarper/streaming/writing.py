@@ -12,6 +12,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Literal, get_args
@@ -81,31 +82,35 @@ class ResultFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # the disk may be full; whoever wrote was told
+            self._file.close()
         self._spool.unlink(missing_ok=True)
 
     def add(self, result: Result) -> None:
         """One more frame.
 
         Raises:
-            OSError: the disk is full.
+            OSError: the disk is full; names the file.
         """
-        self._file.write(json.dumps(_record(result), allow_nan=False) + "\n")
+        with _naming(self.path):
+            self._file.write(json.dumps(_record(result), allow_nan=False) + "\n")
 
     def finish(self, video: Video) -> None:
         """Write the file; ``video`` as the data set shall list it.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written; names it.
         """
-        self._file.flush()
         write: Callable[..., Iterator[str]] = {
             "dataset": _dataset,
             "coco": _coco_results,
             "posetrack18": _posetrack18,
             "csv": _table,
         }[self.format]
+        with _naming(self.path):
+            self._file.flush()
         with (
+            _naming(self.path),
             whole_file(self.path) as partial,
             open(partial, "w", newline="", encoding="utf-8") as file,
         ):
@@ -116,6 +121,17 @@ class ResultFile:
         with open(self._spool, encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Of a full disk the system does not say which file did not fit."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _record(result: Result) -> Record:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -439,8 +440,10 @@ class Training:
     def finished_model(self) -> PoseModel:
         """The model after the last whole epoch, for prediction."""
         pck = self.history[-1]["val_pck"]
+        people = self.train_set.samples.dataset.people
         origin = {
             "configuration": self.config.plain(),
+            "people_per_frame": int(np.bincount(people.frame).max(initial=0)),
             "epoch": self.position.epoch,
             "validation": None if pck == "" else {"pck": pck},
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 from random_models import random_model
@@ -14,11 +15,12 @@ from posewarper.streaming.boxes import (
     WholeFrame,
 )
 from posewarper.streaming.people import Finisher
-from posewarper.streaming.poses import WindowPoses
+from posewarper.streaming.poses import Poses, WindowPoses
 from posewarper.streaming.sources import Frame
 from posewarper.streaming.writing import ResultFile
 
 FACE = Skeleton("face", ("left", "right", "chin"), ((0, 1),), ((0, 2), (1, 2)), (0.05,) * 3)
+IMAGE = np.zeros((100, 200, 3), np.uint8)
 TALL = ((-0.5, -0.6), (0.5, -0.6), (0.0, 1.2))  # chin down
 
 
@@ -78,3 +80,25 @@ def stream(
         options=Options(progress=False, **options),
         overlay=overlay,
     )
+
+
+def poses_at(places, heights, spread=10.0, angles=None):
+    """Faces in the centre of the places, turned."""
+    centre = places.box[:, :2] + places.box[:, 2:4] / 2
+    face = np.array(TALL) - (np.min(TALL, 0) + np.max(TALL, 0)) / 2
+    points = np.repeat(face[None] * spread, len(places), 0)
+    if angles is not None:
+        a = np.deg2rad(angles)
+        turn = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]).transpose(2, 0, 1)
+        points = points @ turn
+    heights = np.repeat(np.asarray(heights, float)[:, None], 3, 1)
+    return Poses(points + centre[:, None], heights, places)
+
+
+def write_clip(folder):
+    """Three grey frames of 64 x 48."""
+    folder.mkdir()
+    for number in range(3):
+        image = np.full((48, 64, 3), 60 * number, np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from posewarper.data.annotations import load_coco, save_coco
 from posewarper.data.dataset import Boxes, annotated_boxes
 from posewarper.data.formats import load_labels, save_labels
 from posewarper.data.synthetic import write_dataset
-from posewarper.data.video import FrameSource, VideoFile
+from posewarper.data.video import FrameError, FrameSource, VideoFile
 from posewarper.evaluation.prediction_datasets import write_predictions
 from posewarper.inference import PosePredictor, Scoring, predict_boxes
 from posewarper.models import WINDOWS, Window, save_model
@@ -24,7 +25,8 @@ from posewarper.streaming.sources import name_of_stream
 
 FRAMES = 7
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+# Threads that wait for each other would wait for ever: better a failure.
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(60)]
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +232,56 @@ def test_stream(root, tmp_path):
     assert name_of_stream("rtsp://user:secret@10.0.0.7:554/live/1?key=k") == "10.0.0.7/live/1"
 
 
+def test_long_urls(tmp_path):
+    """Longer than names of files can be."""
+    with pytest.raises(FrameError, match="OpenCV cannot read"):
+        open_source(f"file://{tmp_path}/{'a' * 300}?key={'b' * 300}")
+
+
+def test_frames_that_arrive_together(root, monkeypatch):
+    """Times of a camera grow, even where the clock stands still."""
+    monkeypatch.setattr("posewarper.streaming.sources.time.monotonic", lambda: 3.0)
+    frames = list(open_source("file://" + str(video_of(root, "file"))).frames(0))
+    times = [frame.time for frame in frames]
+    assert len(times) == FRAMES and times[0] == 0 and (np.diff(times) > 0).all()
+
+
+def test_without_a_name_for_the_results(root, tmp_path, monkeypatch, capsys):
+    """They are called like the video; what is there is never replaced unasked."""
+    monkeypatch.chdir(tmp_path)
+    image = next(video_of(root, "folder").glob("*03.png"))
+    for video, options, name in (
+        (video_of(root, "file"), {}, "000001_synthetic.json"),
+        (video_of(root, "folder"), {"format": "csv"}, "000001_synthetic.csv"),
+        (image, {}, f"{image.stem}.json"),
+        ("file://" + str(video_of(root, "file")), {}, "poses.json"),
+    ):
+        options = {"mode": "single", "boxes": "frame", "video": video, **options}
+        assert run(root, None, **options).written
+        assert capsys.readouterr().out.endswith(f" -> {name}\n")
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(ValueError, match=f"out: {name} exists already; give a name"):
+            run(root, None, **options, frames=1)
+        assert (tmp_path / name).read_bytes() == before
+        run(root, Path(name), **options, rescore="box")  # asked for
+        assert (tmp_path / name).read_bytes() != before
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_models_of_folders(root, tmp_path):
+    """Of a fit and of a training; both give what their file gives."""
+    for name in ("model.pt", "best.pt"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        shutil.copy(root / "model.pt", folder / name)
+        run(root, tmp_path / "x.json", boxes="frame", model=folder)
+        run(root, tmp_path / "y.json", boxes="frame", model=folder / name)
+        assert (tmp_path / "x.json").read_bytes() == (tmp_path / "y.json").read_bytes()
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"neither model\.pt, which fit .* nor best\.pt"):
+        run(root, tmp_path / "z.json", boxes="frame", model=tmp_path / "none")
+
+
 def test_bad_input(root, tmp_path):
     out = tmp_path / "x.json"
     (tmp_path / "empty").mkdir()
@@ -269,6 +321,17 @@ def test_bad_input(root, tmp_path):
     with pytest.raises(ValueError, match="got the folder"):
         (tmp_path / "folder.json").mkdir()
         run(root, tmp_path / "folder.json")
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(ValueError, match="overlay: expected a file"):
+        run(root, out, boxes="frame", overlay=tmp_path / "folder.mp4")
+    video = shutil.copy(video_of(root, "file"), tmp_path / "v.mp4")
+    with pytest.raises(ValueError, match="is the video itself"):
+        run(root, out, boxes="frame", video=video, overlay=tmp_path / "two" / ".." / "v.mp4")
+    own = shutil.copy(labels, tmp_path / "own.json")
+    with pytest.raises(ValueError, match="is the box_file; choose another"):
+        run(root, Path(own), box_file=tmp_path / "own.json")
+    with pytest.raises(ValueError, match=r"track: everybody in .* has a track id already"):
+        run(root, out, box_file=labels, track=True)
     assert not out.exists()
     # models of two joints predict what is asked of them
     assert run(root, out, model=tmp_path / "t.pt", boxes="frame").people == FRAMES

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import re
-import sys
-from urllib.error import URLError
-
 import cv2
-import jsonargparse
 import numpy as np
 import pytest
 import torch
-from random_models import random_model
-from streamed_faces import FACE, TALL, Made, model_of_faces, see_three_peaks, stream
+from streamed_faces import (
+    FACE,
+    IMAGE,
+    TALL,
+    Made,
+    model_of_faces,
+    poses_at,
+    see_three_peaks,
+    stream,
+)
 
 from posewarper.data.annotations import load_coco, save_coco
 from posewarper.data.crops import box_to_center_scale, crop, turned_crop_matrices
 from posewarper.data.tables import Frames, People, PoseDataset, Video
 from posewarper.data.upright import upright_boxes
-from posewarper.inference import PosePredictor, Scoring
-from posewarper.inference.smoothing import OneEuro
-from posewarper.models import Window, save_model
-from posewarper.skeleton import COCO
-from posewarper.streaming import choices, detector, open_source, predict
+from posewarper.inference import PosePredictor
+from posewarper.models import Window
+from posewarper.streaming import open_source
 from posewarper.streaming.box_files import load_boxes
 from posewarper.streaming.boxes import (
     Detected,
     FixedBoxes,
     FromFile,
     LastPose,
-    WholeFrame,
+    Somewhere,
     overlaps,
 )
-from posewarper.streaming.people import Finisher
-from posewarper.streaming.poses import Job, Places, Poses, WindowPoses, box_of_pose
-from posewarper.streaming.sources import Frame
-from posewarper.streaming.tracking import BoxTracker
+from posewarper.streaming.poses import Job, Places, WindowPoses, box_of_pose
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+# Threads that wait for each other would wait for ever: better a failure.
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(60)]
 
 
 @pytest.fixture
@@ -48,22 +45,6 @@ def three_peaks(monkeypatch):
 
 
 # Last poses
-
-
-def poses_at(places, heights, spread=10.0, angles=None):
-    """Faces in the centre of the places, turned."""
-    centre = places.box[:, :2] + places.box[:, 2:4] / 2
-    face = np.array(TALL) - (np.min(TALL, 0) + np.max(TALL, 0)) / 2
-    points = np.repeat(face[None] * spread, len(places), 0)
-    if angles is not None:
-        a = np.deg2rad(angles)
-        turn = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]).transpose(2, 0, 1)
-        points = points @ turn
-    heights = np.repeat(np.asarray(heights, float)[:, None], 3, 1)
-    return Poses(points + centre[:, None], heights, places)
-
-
-IMAGE = np.zeros((100, 200, 3), np.uint8)
 
 
 def test_boxes_follow_poses():
@@ -111,7 +92,7 @@ def test_turned_boxes():
 
 
 def test_the_surest_angle_is_taken(monkeypatch):
-    """A box of unknown angle is tried at eight."""
+    """A box of unknown angle is tried at eight; poses are looked at again in boxes around them."""
     model = model_of_faces(upright=TALL)
     poses = WindowPoses(PosePredictor(model, device="cpu"), None)
     tried = []
@@ -126,10 +107,57 @@ def test_the_surest_angle_is_taken(monkeypatch):
     nan = np.nan
     given = Places.make(np.array([[0, 0, 20, 20, nan], [30, 30, 9, 9, 77], [80, 0, 20, 20, nan]]))
     settled = poses.settled(IMAGE, given)
-    assert [len(t) for t in tried] == [16]
+    assert [len(t) for t in tried] == [8, 1] * 2
     assert sorted({*tried[0][:, 4]}) == [0, 45, 90, 135, 180, 225, 270, 315]
     np.testing.assert_allclose(settled.box[1], [30, 30, 9, 9, 77])
     np.testing.assert_allclose(settled.box[[0, 2], 4] % 360, [145, 325])
+
+
+@pytest.mark.parametrize("upright", [None, TALL])
+def test_a_search_of_the_frame(monkeypatch, upright):
+    """Boxes all over it; a first look may be wrong, the closer one decides."""
+    model = model_of_faces(upright=upright)
+    poses = WindowPoses(PosePredictor(model, device="cpu"), None)
+    looks = []
+
+    def alone(image, places):
+        looks.append(places.box.copy())
+        found = poses_at(places, np.full(len(places), 0.3))
+        centre = places.box[:, :2] + places.box[:, 2:4] / 2
+        right = np.abs(centre - (150, 37.5)).max(1) < 2
+        wrong = np.abs(centre - (50, 50)).max(1) < 2
+        first = len(looks) == 1
+        found.heights[right], found.heights[wrong] = 0.8, 0.9 if first else 0.4
+        return found
+
+    monkeypatch.setattr(poses, "alone", alone)
+    (box,) = poses.settled(IMAGE, Somewhere().at(0, IMAGE)).box
+    angles = 1 if upright is None else 8
+    assert len(looks[0]) == (1 + 9 + 49) * angles and len(looks[1]) == 8
+    corners = looks[0][::angles, :4]
+    assert corners[0].tolist() == [0, 0, 200, 100]
+    assert corners[1:10, 2:].tolist() == [[100, 50]] * 9
+    assert corners[10:, 2:].tolist() == [[50, 25]] * 49
+    assert (corners[:, :2] >= 0).all() and (corners[:, :2] + corners[:, 2:] <= (200, 100)).all()
+    np.testing.assert_allclose(box[:2] + box[2:4] / 2, (150, 37.5), atol=2)
+
+
+def test_the_search_is_not_made_in_every_frame():
+    """At once after a track ended, then only every so often; the id stays."""
+    model, asked = model_of_faces(), []
+
+    class Noted(Somewhere):
+        def at(self, number, image):
+            asked.append(number)
+            return Places.make([[10.0, 10, 20, 20]], None, [0])
+
+    find = LastPose(Noted(), model, lost_below=0.3, again=4)
+    seen = {0, 1, 7}
+    for number in range(16):
+        places = find.at(number, IMAGE)
+        find.learn(number, poses_at(places, [0.5 if number in seen else 0.1] * len(places)))
+        assert set(places.track_id.tolist()) <= {0}
+    assert asked == [0, 4, 8, 12]
 
 
 def test_turned_crops_give_turned_poses(tmp_path):
@@ -207,10 +235,10 @@ def test_overlaps():
     np.testing.assert_allclose(overlaps(others[0], others), [1, 1 / 3, 0])
 
 
-def test_whole_frame_is_looked_at_twice(tmp_path, three_peaks):
+def test_a_frame_is_looked_at_twice(tmp_path, three_peaks):
     """The first time to find out where to look: the box is around a pose, not the frame."""
     model = model_of_faces()
-    find = LastPose(WholeFrame(model, rough=True), model, lost_below=-1.0)
+    find = LastPose(Somewhere(), model, lost_below=-1.0)
     stream(Made(3), tmp_path / "x.json", find=find, model=model)
     got = load_coco(tmp_path / "x.json")
     # The crop of the frame is 80 x 80 pixels, of which the pose takes half; the box has a margin.
@@ -302,191 +330,3 @@ def test_own_boxes_of_all_frames(tmp_path, of):
     stream(Made(5), out, find=FromFile(given), window=window, model=key_only)
     other = load_coco(out).people.keypoints
     assert other.shape != people.keypoints.shape or np.abs(other - people.keypoints).max() > 1
-
-
-# Tracks and smoothing
-
-
-def test_tracks():
-    pytest.importorskip("trackers")
-    track = BoxTracker(10.0, 0.5)
-    ids = []
-    for step in range(6):
-        boxes = np.array([[10.0 + 3 * step, 10, 20, 40], [100 - 3 * step, 12, 20, 40]])
-        order = [0, 1] if step % 2 else [1, 0]
-        ids.append(track(boxes[order], np.array([0.9, 0.8]))[np.argsort(order)])
-    assert ids[0].tolist() == [-1, -1]
-    assert {*ids[1].tolist()} == {0, 1} and all((i == ids[1]).all() for i in ids[1:])
-    assert track(np.zeros((0, 4)), np.zeros(0)).tolist() == []
-
-
-def test_tracks_in_results(tmp_path):
-    pytest.importorskip("trackers")
-    model = model_of_faces()
-    boxes = np.array([[5.0, 5, 20, 30], [35, 5, 20, 30]])
-    find = Detected(lambda image: (boxes, np.array([0.9, 0.8])), model)
-    finish = Finisher(model, Scoring(), BoxTracker(10.0, 0.5))
-    stream(Made(4), tmp_path / "x.json", find=find, model=model, finish=finish)
-    assert load_coco(tmp_path / "x.json").people.track_id.tolist() == [-1, -1] + [0, 1] * 3
-
-
-def test_tracks_without_the_library(monkeypatch):
-    monkeypatch.setitem(sys.modules, "trackers", None)
-    with pytest.raises(ValueError, match=r"pip install 'posewarper\[track\]'"):
-        BoxTracker(10.0, 0.5)
-
-
-def test_smoothing():
-    """By the filter, with the times of the frames; whoever was away begins anew."""
-    model = model_of_faces()
-    finish, one = Finisher(model, Scoring(), smoother=OneEuro(0.5, 0.0)), OneEuro(0.5, 0.0)
-    present = np.ones(3, np.bool_)
-    for number in (0, 1, 3, 6, 7):
-        places = Places.make([[10.0 + 5 * number, 10, 20, 20]] * 2, None, [4, -1])
-        poses = poses_at(places, [0.5, 0.5])
-        if number == 6:
-            poses = poses[np.array([1])]
-            one = OneEuro(0.5, 0.0)
-        frame = Frame(number, 0.1 * number**2, IMAGE, "")
-        got = finish(frame, IMAGE, poses).keypoints
-        np.testing.assert_array_equal(got[-1, :, :2], poses.points[-1])  # no track, no filter
-        if number != 6:
-            want = one(4, frame.time, poses.points[0], present)
-            np.testing.assert_allclose(got[0, :, :2], want)
-            assert (np.abs(want - poses.points[0]).max() > 1) == (number in (1, 3))
-
-
-def test_scores():
-    """Heights times the score of the box, and where no maximum is positive nothing."""
-    model = model_of_faces()
-    poses = poses_at(Places.make([[10.0, 10, 20, 20]], [0.5]), [0.8])
-    poses.heights[0, 2] = -0.3
-    frame = Frame(0, 0.0, IMAGE, "")
-    for scoring, joints, person in (
-        (Scoring(), 0.4, 1.6 / 3 * 0.5),
-        (Scoring(False), 0.8, 1.6 / 3 * 0.5),
-        (Scoring(True, "box"), 0.4, 0.5),
-        (Scoring(True, "joints"), 0.4, 1.6 / 3),
-    ):
-        got = Finisher(model, scoring)(frame, IMAGE, poses)
-        np.testing.assert_allclose(got.joint_scores, [[joints, joints, 0]])
-        np.testing.assert_allclose(got.score, [person])
-        assert got.keypoints[0, :, 2].tolist() == [2, 2, 0] and (got.keypoints[0, 2] == 0).all()
-        assert got.bbox.tolist() == [[10, 10, 20, 20]] and got.size_wh == (200, 100)
-
-
-# The detector, and the command's choices
-
-
-def test_person_detector(tmp_path, monkeypatch):
-    """Only people, only sure ones, with corners as x, y, width, height."""
-
-    class Network(torch.nn.Module):
-        def forward(self, images):
-            assert images[0].shape == (3, 100, 200) and images[0].max() <= 1
-            boxes = torch.tensor([[10.0, 20, 40, 80], [1, 1, 5, 5], [50, 50, 60, 60]])
-            labels, scores = torch.tensor([1, 18, 1]), torch.tensor([0.9, 0.99, 0.3])
-            return [{"boxes": boxes, "labels": labels, "scores": scores}]
-
-    import torchvision.models
-
-    monkeypatch.setattr(torchvision.models, "get_model", lambda *_, **__: Network())
-    torch.save({}, tmp_path / "w.pth")
-    name = "ssdlite320_mobilenet_v3_large"
-    detect = detector.person_detector(name, tmp_path / "w.pth", torch.device("cpu"), 0.5)
-    boxes, scores = detect(IMAGE)
-    assert boxes.tolist() == [[10, 20, 30, 60]]
-    np.testing.assert_allclose(scores, [0.9])
-    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"detector_weights: .*w\.pth does not fit ssdlite320"):
-        detector.person_detector(name, tmp_path / "w.pth", torch.device("cpu"), 0.5)
-    (tmp_path / "w.pth").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"detector_weights: .*w\.pth"):
-        detector.person_detector(name, tmp_path / "w.pth", torch.device("cpu"), 0.5)
-    with pytest.raises(FileNotFoundError):
-        detector.person_detector(name, tmp_path / "none.pth", torch.device("cpu"), 0.5)
-
-
-def test_detector_without_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-
-    def refuse(*_, **__):
-        raise URLError("no route")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    with pytest.raises(ValueError) as caught:
-        detector.person_detector(
-            "fasterrcnn_mobilenet_v3_large_320_fpn", None, torch.device("cpu"), 0.5
-        )
-    text = str(caught.value)
-    assert "https://download.pytorch.org/models/fasterrcnn_mobilenet_v3_large_320_fpn" in text
-    assert str(tmp_path / "checkpoints") in text and "detector_weights" in text
-    assert "no route" in text
-
-
-@pytest.fixture
-def clip(tmp_path):
-    (tmp_path / "clip").mkdir()
-    for number in range(3):
-        image = np.full((48, 64, 3), 60 * number, np.uint8)
-        cv2.imwrite(str(tmp_path / "clip" / f"{number}.png"), image)
-    return tmp_path / "clip"
-
-
-def test_what_is_chosen(clip, tmp_path, monkeypatch, caplog):
-    """People by the detector, other skeletons by the whole frame, a file whenever there is one."""
-    save_model(model_of_faces(), tmp_path / "face.pt")
-    save_model(random_model(skeleton=COCO), tmp_path / "coco.pt")
-    save_model(model_of_faces(support_box="own"), tmp_path / "own.pt")
-    boxes = np.array([[10.0, 5, 30, 35]])
-    monkeypatch.setattr(choices, "person_detector", lambda *_: lambda image: (boxes, np.ones(1)))
-    found = [{"image_name": "1.png", "bbox": [1, 1, 30, 30], "score": 1}]
-    (tmp_path / "b.json").write_text(json.dumps(found))
-    wanted = [
-        ("face", {}, r"frames \[-2.*last pose, beginning with the whole frame"),
-        ("coco", {}, "last pose, beginning with those of the detector"),
-        ("coco", {"boxes": "detector"}, "boxes: those of the detector fasterrcnn_mob"),
-        ("coco", {"start_box": (1, 2, 30, 30)}, "beginning with start_box"),
-        ("coco", {"box_file": tmp_path / "b.json"}, r"boxes: those of .*b\.json"),
-        ("coco", {"box_file": tmp_path / "b.json", "boxes": "last-pose"}, r"beginning .*b\.json"),
-        ("own", {"boxes": "frame"}, "single frames"),
-        ("own", {"boxes": "frame", "mode": "aggregate"}, r"frames \[-2, -1, 0\]"),
-        ("face", {"causal": True}, r"frames \[-2, -1, 0\]"),
-    ]
-    for name, options, message in wanted:
-        caplog.clear()
-        with caplog.at_level(logging.INFO, "posewarper.streaming"):
-            predict(
-                str(clip), tmp_path / "x.json", tmp_path / f"{name}.pt", lost_below=-1.0,
-                progress=False, **options,
-            )  # fmt: skip
-        assert re.search(message, caplog.text), caplog.text
-        assert load_coco(tmp_path / "x.json").people.keypoints.shape[0] > 0
-    for options, message in (
-        ({"boxes": "detector"}, "file with track ids, or last-pose"),
-        ({"boxes": "last-pose", "causal": False}, "causal windows of every frame"),
-        ({"boxes": "last-pose", "every": 2}, "causal windows of every frame"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            predict(
-                str(clip), tmp_path / "y.json", tmp_path / "own.pt", mode="aggregate", **options
-            )
-    with pytest.raises(ValueError, match="smooth: needs track ids"):
-        predict(str(clip), tmp_path / "y.json", tmp_path / "coco.pt", boxes="detector", smooth=True)
-
-
-def test_command_line(clip, tmp_path, capsys):
-    save_model(model_of_faces(upright=TALL), tmp_path / "face.pt")
-    arguments = (
-        f"{clip} {tmp_path}/out.csv --model {tmp_path}/face.pt --mode aggregate --causal true "
-        f"--boxes last-pose --start_box [2,3,40,40] --lost_below -1 --smooth true --fps 12.5 "
-        f"--overlay {tmp_path}/o.mp4 --start 1 --frames 2 --every 1 --missing skip --device cpu "
-        "--keep_partial true --nms 0.9 --sigmas 0.05 --progress false --batch_size 4"
-    )
-    got = jsonargparse.auto_cli(
-        {"predict": predict}, args=["predict", *arguments.split()], as_positional=True
-    )
-    assert got.frames == 2 and got.people == 2 and got.written
-    assert capsys.readouterr().out == f"2 people in 2 frames -> {tmp_path}/out.csv\n"
-    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
-    assert (tmp_path / "o.mp4").stat().st_size > 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
 import struct
 import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +25,7 @@ from posewarper.data.video import FrameError, VideoFile
 from posewarper.inference import PosePredictor, Scoring
 from posewarper.inference.smoothing import OneEuro
 from posewarper.models import Window
-from posewarper.streaming import Options, open_source, predict_stream
+from posewarper.streaming import Options, open_source, predict_stream, writing
 from posewarper.streaming.boxes import (
     Detected,
     FixedBoxes,
@@ -35,7 +37,8 @@ from posewarper.streaming.sources import Frame
 from posewarper.streaming.windows import Windows
 from posewarper.streaming.writing import ResultFile
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+# Threads that wait for each other would wait for ever: better a failure.
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(60)]
 
 
 @pytest.fixture
@@ -147,6 +150,46 @@ def test_videos_that_are_turned_or_uneven(tmp_path):
             np.testing.assert_array_equal(frame.image, file.read(frame.number))
 
 
+def test_frames_of_several_sizes(tmp_path, caplog):
+    """Poses are in the pixels of their frame; the film has one size; it is said once."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    sizes = [(64, 48), (64, 48), (128, 96), (32, 40)]
+    for number, (width, height) in enumerate(sizes):
+        image = np.full((height, width, 3), 50 * number, np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    with caplog.at_level(logging.WARNING, "posewarper.streaming"):
+        stream(open_source(str(folder)), tmp_path / "x.json", overlay=tmp_path / "o.mp4")
+    assert [r.message for r in caplog.records if "frame 2 has 128 x 96" in r.message]
+    assert len(caplog.records) == 1
+    got = load_coco(tmp_path / "x.json")
+    assert [tuple(size) for size in got.frames.size_wh] == sizes
+    np.testing.assert_array_equal(got.people.bbox[:, 2:], sizes)
+    film = VideoFile(tmp_path / "o.mp4")
+    assert film.frame_count() == 4 and film.read(2).shape == (48, 64, 3)
+
+
+def test_frames_that_are_left_out_have_a_size(tmp_path):
+    stream(Made(3, {1}), tmp_path / "x.json", window=Window.equal(0, 1), missing="skip")
+    got = load_coco(tmp_path / "x.json")
+    assert got.frames.labelled.tolist() == [False, False, True]
+    assert (got.frames.size_wh[[0, 2]] == (64, 48)).all()
+
+
+def test_one_frame_per_second(tmp_path):
+    """Times, and the speed of the film."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for number in range(4):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((48, 64, 3), 60 * number, np.uint8))
+    source = open_source(str(folder), fps=1.0)
+    assert [frame.time for frame in source.frames(0)] == [0, 1, 2, 3]
+    model = model_of_faces()
+    finish = Finisher(model, Scoring(), smoother=OneEuro())
+    stream(source, tmp_path / "x.json", overlay=tmp_path / "o.mp4", model=model, finish=finish)
+    assert VideoFile(tmp_path / "o.mp4").times().tolist() == [0, 1, 2, 3]
+
+
 # Threads
 
 
@@ -173,6 +216,122 @@ def test_errors_of_every_thread_come_once(tmp_path, monkeypatch):
         stream(source, out, find=find)
     assert len(source.asked) < 100
     assert list(tmp_path.iterdir()) == []
+
+
+class Gone(BaseException):
+    """What no thread reckons with."""
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_reader_that_breaks_down(tmp_path, live):
+    """Nobody waits for it for ever, and a part is not taken for the whole."""
+    out = tmp_path / "x.json"
+    out.write_text("old")
+    with pytest.raises(Gone):
+        stream(Made(40, live=live, error=Gone()), out, overlay=tmp_path / "o.mp4")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"] and out.read_text() == "old"
+    assert not {"reading", "writing"} & {thread.name for thread in threading.enumerate()}
+
+
+def test_what_was_read_before_an_error_is_kept(tmp_path):
+    """All of it, for whoever wants it."""
+    for error in (OSError("disk on fire"), FrameError("no more")):
+        with pytest.raises(type(error), match=str(error)):
+            stream(Made(21, error=error), tmp_path / "x.json", keep_partial=True)
+        assert load_coco(tmp_path / "x.json").frames.number.tolist() == list(range(21))
+
+
+class FullDisk:
+    """A file of which only the beginning is written, from some write on."""
+
+    def __init__(self, file, writes):
+        self._file, self._writes = file, writes
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def write(self, text):
+        self._writes -= 1
+        if self._writes < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._file.write(text)
+
+    def flush(self):
+        self.write("")
+
+    def close(self):
+        self._file.close()
+        self.write("")  # as files do that have something left to write
+
+
+@pytest.mark.parametrize(("ending", "writes"), [(".lines", 5), (".lines", 20), (".partial", 7)])
+def test_a_full_disk(tmp_path, monkeypatch, ending, writes):
+    """One error, which names the file; nothing is left, and what was there stays."""
+    out, film = tmp_path / "x.json", tmp_path / "o.mp4"
+    out.write_text("old")
+
+    def opened(path, *args, **options):
+        file = open(path, *args, **options)  # noqa: SIM115  closed by whoever opened it
+        return FullDisk(file, writes) if str(path).endswith(ending) else file
+
+    monkeypatch.setattr(writing, "open", opened, raising=False)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        stream(Made(20), out, overlay=film)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(out)
+    assert out.read_text() == "old"
+    # The film is done when the results are brought together.
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["o.mp4"] * (
+        ending != ".lines" or writes == 20
+    ) + ["x.json"]
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    """It is made; where that cannot be, the error comes before the first frame."""
+    stream(Made(2), tmp_path / "a" / "b" / "x.json")
+    assert len(load_coco(tmp_path / "a" / "b" / "x.json").frames) == 2
+    (tmp_path / "file").write_text("")
+    source = Made(2)
+    with pytest.raises(OSError, match="file"):
+        stream(source, tmp_path / "file" / "x.json")
+    assert source.asked == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("live", [True, False])
+def test_a_second_interrupt_ends_at_once(tmp_path, monkeypatch, live):
+    """Nothing more is written; two at the same moment count as one."""
+    out, film = tmp_path / "x.json", tmp_path / "o.mp4"
+    model, after = model_of_faces(), signal.getsignal(signal.SIGINT)
+
+    def run():
+        seen = iter(range(1000))
+
+        def detect(image):
+            if next(seen) == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            return np.array([[5.0, 5, 30, 30]]), np.ones(1)
+
+        find = Detected(detect, model)
+        stream(Made(1000, live=live), out, find=find, model=model, overlay=film, keep_partial=True)
+
+    if live:
+        run()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    before = out.read_bytes()
+    assert len(load_coco(out).frames) >= 5
+    film.unlink()
+    monkeypatch.setattr("posewarper.training.interrupts.FORCE_AFTER", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert out.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x.json"]
+    assert not {"reading", "writing"} & {thread.name for thread in threading.enumerate()}
+    assert signal.getsignal(signal.SIGINT) == after
 
 
 def test_queues_are_short(tmp_path):

@@ -78,6 +78,7 @@ def test_files_of_a_run(root, pose):
     model = load_model(folder)
     assert model.crop_wh == (64, 96) and model.sigma == 1.5 and not model.warps
     assert model.origin["configuration"] == config
+    assert model.origin["people_per_frame"] == 2
     assert pose.pck == max(row["val_pck"] for row in pose.history)
 
 
