@@ -128,6 +128,7 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         self.crop_wh, self.heatmap_stride, self.sigma = crop_wh, heatmap_stride, sigma
         self.rounded = rounded
         self.delta, self.delta_range = delta, delta_range
+        self.support_box = support_box
         self.augmentation, self.normalised, self.seed = augmentation, normalised, seed
         self.score_power = score_power
         self.center, self.scale = box_to_center_scale(boxes[:, :4], crop_wh, padding)

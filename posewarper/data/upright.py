@@ -52,6 +52,9 @@ def upright_boxes(
 ) -> tuple[Floats, Floats]:
     """Turned boxes around poses, in two parts.
 
+    Joints without a label count where the reference pose has them, turned, scaled and moved onto
+    those with one: a box is that of the whole body, however much of it is labelled.
+
     Args:
         keypoints: [P, J, 3].
         reference: [J, 2].
@@ -66,10 +69,9 @@ def upright_boxes(
     there: Bools = np.asarray((labels[:, :, 2] > 0) & np.isfinite(degrees)[:, None])
     turn = _matrices(np.nan_to_num(degrees))  # [P, 2, 2]
     turned = labels[:, :, :2] @ turn.transpose(0, 2, 1)
-    low = np.where(there[..., None], turned, np.inf).min(1, initial=np.inf)
-    high = np.where(there[..., None], turned, -np.inf).max(1, initial=-np.inf)
+    turned = np.where(there[..., None], turned, _guessed(turned, there, reference))
     known = np.isfinite(degrees)[:, None]
-    low, high = np.where(known, low, np.nan), np.where(known, high, np.nan)
+    low, high = (np.where(known, side, np.nan) for side in (turned.min(1), turned.max(1)))
     size = np.maximum((high - low) * margin, _LEAST_SIDE)
     center = (((low + high) / 2)[:, None] @ turn)[:, 0]  # turned back
     return np.concatenate([center - size / 2, size], 1), degrees
@@ -147,6 +149,16 @@ def not_turned(boxes: npt.ArrayLike) -> Floats:
     """Boxes [P, 4] as turned boxes [P, 5] of 0 degrees."""
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     return np.concatenate([boxes, np.zeros((len(boxes), 1))], 1)
+
+
+def _guessed(turned: Floats, there: Bools, reference: npt.ArrayLike) -> Floats:
+    """[P, J, 2] the reference pose, brought to the joints that are there by scale and shift."""
+    wanted = np.broadcast_to(np.asarray(reference, np.float64), turned.shape)
+    of_wanted, of_turned = (_size(_centred(places, there)) for places in (wanted, turned))
+    scale = of_turned / np.maximum(of_wanted, _NO_LENGTH)
+    around = _means(turned, there)
+    guessed: Floats = around + scale[:, None, None] * (wanted - _means(wanted, there))
+    return guessed
 
 
 def _matrices(degrees: Floats | Sequence[float]) -> Floats:

@@ -29,7 +29,7 @@ from posewarper.data.tables import Bools, Floats, Frames, Ints, People, PoseData
 from posewarper.data.video import FrameError, FrameSource
 from posewarper.inference.nms import joint_sigmas, oks_nms, soft_oks_nms
 from posewarper.inference.predictor import PosePredictor
-from posewarper.models import Window
+from posewarper.models import PoseModel, Window
 
 Mode = Literal["aggregate", "single", "both"]
 PersonScore = Literal["product", "box", "joints"]
@@ -156,7 +156,8 @@ def predict_boxes(
         progress: show a progress bar.
 
     Raises:
-        ValueError: a single-frame model is to aggregate; boxes without an extent, or of other
+        ValueError: a single-frame model is to aggregate; a model that wants other boxes than these,
+            turned ones or one for each frame of the window; boxes without an extent, or of other
             videos; OKS without sigmas; heatmaps that are not finite.
         FrameError: a frame is missing, with the policy "error"; names its file.
     """
@@ -173,6 +174,7 @@ def predict_boxes(
         window = model.config.window if window is None else window
     else:
         window = _KEY_ONLY
+    _check_crops(model, "aggregate" in names)
     if scoring.nms is not None:
         joint_sigmas(model.skeleton, scoring.sigmas)  # an error now, not after hours
     _check_boxes(boxes, dataset)
@@ -359,6 +361,21 @@ def check_finite(heatmaps: Tensor) -> None:
         raise ValueError(
             "model: its heatmaps are not finite: the weights are damaged, or the precision is too "
             "low for them (fp32 and bf16 have the larger range)"
+        )
+
+
+def _check_crops(model: PoseModel, windows: bool) -> None:
+    """One box for each person, which is not turned, is what there is."""
+    if model.upright is not None:
+        raise ValueError(
+            "model: it wants crops that are turned with the pose (data.upright), and boxes tell no "
+            "angle; 'posewarper predict' finds it"
+        )
+    if windows and model.support_box == "own":
+        raise ValueError(
+            "model: its warp head wants every frame of a window cropped with a box of its own "
+            "(data.support_box own), and there is only that of the key frame; 'posewarper predict' "
+            "finds the others, and mode 'single' needs none"
         )
 
 

@@ -23,7 +23,7 @@ from posewarper.inference.baselines import Estimator, Poses
 _LEAST_SCORE = 0.3  # of joints that move a box
 _LEAST_SHARE = 0.5  # of the label's joints that have to have it
 _SIZES = 0.67, 1.5  # of a box, relative to that of its label
-_STEP = 4  # frames beyond a label that share a box
+_STEP = 2  # frames beyond a label that share a box
 _FAR, _LARGER, _TURNED = 0.12, 1.2, 20.0  # what makes a box worth another look: see ``_differs``
 
 
@@ -63,7 +63,7 @@ class Follow:
         self._again(video, targets, inner, source, poses)
         forwards = [row for row in outer if targets[row].number > targets[row].key]
         backwards = [row for row in outer if targets[row].number < targets[row].key]
-        for rows in (forwards, backwards[::-1]):
+        for rows in (forwards, backwards):
             self._outwards(video, targets, rows, source, poses, advance)
         return poses
 
@@ -111,16 +111,15 @@ class Follow:
         advance: Callable[[int], object],
     ) -> None:
         """Away from the labels, a few frames of everybody at a time."""
-        boxes: dict[int, Floats] = {}  # by track
+        boxes: dict[tuple[int, int], Floats] = {}  # by label: absence gives a track several ends
         rounds: dict[int, list[int]] = {}
         for row in rows:
             rounds.setdefault((targets[row].distance - 1) // _STEP, []).append(row)
         for number in sorted(rounds):
             those = rounds[number]
             moved = [
-                replace(targets[row], crop_box=boxes.get(id(targets[row].track), box))
-                for row in those
-                for box in [targets[row].crop_box]
+                replace(target, crop_box=boxes.get(_label_of(target), target.crop_box))
+                for target in (targets[row] for row in those)
             ]
             order = np.argsort([target.number for target in moved], kind="stable").tolist()
             found = self.estimate(video, [moved[i] for i in order], source, advance)
@@ -130,7 +129,7 @@ class Follow:
             for row in sorted(those, key=lambda r: targets[r].distance):
                 box = self.box_around(targets[row], poses.joints[row], poses.scores[row])
                 if box is not None:
-                    boxes[id(targets[row].track)] = box
+                    boxes[_label_of(targets[row])] = box
 
     def box_around(self, target: Target, joints: Floats, scores: Floats) -> Floats | None:
         """The box [5] of a pose: that of its nearest label, moved, scaled and turned as the joints
@@ -151,7 +150,7 @@ class Follow:
         turn = 0.0
         if self.upright is not None:
             visible = np.ones((1, len(was), 1))
-            turn = float(rotations(np.concatenate([was[None], visible], 2), now)[0])
+            turn = float(np.nan_to_num(rotations(np.concatenate([was[None], visible], 2), now)[0]))
         cos, sin = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
         spread = [np.sqrt(((p - p.mean(0)) ** 2).sum(1).mean()) for p in (was, now)]
         growth = np.clip(spread[1] / spread[0], *_SIZES) if spread[0] > 0 else 1.0
@@ -159,6 +158,11 @@ class Follow:
         center = now.mean(0) + growth * np.array([[cos, sin], [-sin, cos]]) @ arm
         size = box[2:4] * growth
         return np.concatenate([center - size / 2, size, [box[4] - turn]])
+
+
+def _label_of(target: Target) -> tuple[int, int]:
+    """The nearest label: the track, and which of its labels."""
+    return id(target.track), target.labels[0]
 
 
 def _differs(old: Floats, new: Floats) -> bool:

@@ -108,6 +108,8 @@ class PropagationOptions:
             raise ValueError("neighbours: they share in own_weight, which is 0")
         if self.fade is not None and self.fade < 1:
             raise ValueError(f"fade: expected at least 1 frame, got {self.fade}")
+        if self.fade is not None and self.method != "warp":
+            raise ValueError(f"fade: goes with 'warp' only, got {self.method!r}")
         if self.follow and self.method not in WITH_NETWORK:
             raise ValueError(f"follow: goes with {WITH_NETWORK}, got {self.method!r}")
         if self.consistent and self.method != "warp":
@@ -139,7 +141,7 @@ class Propagator:
 
     Args:
         estimate: how poses are found.
-        options: the rest; their method, own_weight, rounded and preset are ``estimate``'s.
+        options: which labels tell about which frames; the method's own options are in ``estimate``.
         progress: show a progress bar.
         upright: the pose that is upright in crops; as the model has it.
     """

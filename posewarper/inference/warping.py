@@ -55,7 +55,8 @@ class Warp:
         consistent: scores are the heights of the maxima times how well the way back leads to the
             labels: what was found is moved back to each labelled frame, and where it arrives d
             heatmap pixels from the label, the factor is exp(-d^2 / (2 (2 sigma)^2)), with the sigma
-            of the targets. Otherwise the heights alone.
+            of the targets; 0 where nothing arrives. Of two labels it is the mean by distance; of
+            labels that ``fade``, to the power of what they still count. Without it: the heights.
         fade: labels further away than so many frames count less, by fade / distance, and what is
             beside them more; None for never. A head knows the distances that it was trained on.
         rounded: label heatmaps centred on the nearest heatmap pixel, as in 2019.
@@ -141,13 +142,13 @@ class Warp:
         faded = 1.0 if self.fade is None else min(self.fade / max(target.distance, 1), 1.0)
         of_all = (1 - self.own_weight) * faded
         moves = [
-            _Move(there, torch.from_numpy(paint), share * of_all, place)
+            _Move(there, torch.from_numpy(paint), share * of_all, place, share)
             for there, paint, share, place in zip(of_labels, painted, shares, places, strict=True)
             if there is not None and share.any()
         ]
         seen = [there for there in around if there is not None]
         each = np.full(shares.shape[1], (1 - of_all) / (1 + len(seen)))
-        moves += [_Move(there, there, each, None) for there in seen]
+        moves += [_Move(there, there, each) for there in seen]
         return _Evidence(own, shares.max(0) > 0, faded, moves)
 
     def _way_back(
@@ -171,16 +172,16 @@ class Warp:
         there = torch.stack([move.there for move in moves])
         own = torch.stack([evidences[place].own for place in place_of])
         back = self.predictor.warp(there, own, torch.from_numpy(painted[place_of]).to(own.device))
-        arrived, _ = decode(back, self.predictor.refinement, model.sigma)  # [m, J, 2]
+        arrived, heights = decode(back, self.predictor.refinement, model.sigma)  # [m, J, 2], [m, J]
         wanted = np.stack([move.label for move in moves if move.label is not None])
         squares = ((arrived.double().cpu().numpy() - wanted) ** 2).sum(2)
         near = np.exp(-squares / (2 * (_TOLERANCE * model.sigma) ** 2))
-        weights = np.stack([move.weights for move in moves])
-        total, summed = np.zeros(painted.shape[:2]), np.zeros(painted.shape[:2])
-        np.add.at(total, place_of, weights)
-        np.add.at(summed, place_of, weights * near)
+        near = np.where(heights.cpu().numpy() > 0, near, 0)
+        shares = np.stack([move.shares for move in moves if move.shares is not None])
+        mean = np.zeros(painted.shape[:2])
+        np.add.at(mean, place_of, np.where(shares > 0, shares * near, 0))
         faded = np.array([evidence.faded for evidence in evidences])
-        nearness: Floats = (summed / np.where(total > 0, total, 1)) ** faded[:, None]
+        nearness: Floats = mean ** faded[:, None]
         return nearness
 
     def _label_crops(self, target: Target) -> list[_Crop]:
@@ -199,13 +200,16 @@ class Warp:
             return []
         track, number = target.track, target.number
         own_boxes = self.predictor.model.support_box == "own"
+        # A box that was corrected is the better one for the frames around, too.
+        own_boxes &= np.array_equal(target.crop_box, track.interpolated_box(number))
         found = []
-        for other in range(number - self.neighbours, number + self.neighbours + 1):
-            nearest = track.nearest(other)
-            if other == number or video.clip(other) != other or nearest is None:
-                continue
-            box = track.interpolated_box(other) if own_boxes else target.crop_box
-            found.append(_Crop(other, tuple(box.tolist()), int(track.numbers[nearest])))
+        for step in (-1, 1):
+            for other in range(number + step, number + step * (self.neighbours + 1), step):
+                nearest = track.nearest(other)
+                if video.clip(other) != other or nearest is None:
+                    break
+                box = track.interpolated_box(other) if own_boxes else target.crop_box
+                found.append(_Crop(other, tuple(box.tolist()), int(track.numbers[nearest])))
         return found
 
     def _paint(self, target: Target) -> tuple[npt.NDArray[np.float32], Floats, Bools]:
@@ -241,12 +245,14 @@ class _Move:
         moved: what is moved, [J, h, w].
         weights: [J] in the mean.
         label: [J, 2] the joints in heatmap pixels, if it is a label.
+        shares: [J] among the labels, if it is one; they sum to 1.
     """
 
     there: Tensor
     moved: Tensor
     weights: Floats
-    label: Floats | None
+    label: Floats | None = None
+    shares: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -27,6 +27,8 @@ from posewarper.models.checkpoints import (
 from posewarper.models.hrnet import HEATMAP_STRIDE, HRNet
 from posewarper.models.warper import PoseWarper, WarperConfig, Window
 from posewarper.skeleton import POSETRACK, Skeleton
+
+SupportBox = Literal["key", "own"]
 
 FORMAT = 2
 BEST = "best.pt"  # what a folder of training offers for prediction
@@ -62,7 +64,7 @@ class PoseModel:
     sigma: float = 3.0
     refinement: str = "quarter"
     upright: tuple[tuple[float, float], ...] | None = None
-    support_box: Literal["key", "own"] = "key"
+    support_box: SupportBox = "key"
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -81,6 +83,8 @@ class PoseModel:
                 f"upright: expected {len(self.skeleton)} places, one for each joint, "
                 f"got {len(self.upright)}"
             )
+        if self.support_box not in get_args(SupportBox):
+            raise ValueError(f"support_box: expected 'key' or 'own', got {self.support_box!r}")
 
     @property
     def backbone(self) -> HRNet:

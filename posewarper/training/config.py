@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from posewarper.data.crops import Augmentation
+from posewarper.data.dataset import SupportBox
 from posewarper.data.video import Missing
 from posewarper.heatmaps import REFINEMENTS
 from posewarper.models import HRNET_SIZES, WINDOWS
@@ -38,10 +39,11 @@ class DataConfig:
         sigma: standard deviation of the targets in heatmap pixels (4 crop pixels each); by
             default 3.
         upright: turn crops so that the pose stands upright, whichever way the person lies in the
-            image; for animals seen from above. Prediction then needs the direction, too.
+            image; for animals seen from above. Prediction then needs the direction, too. By default
+            as ``init``, or not.
         support_box: in stage warp the support frame is cropped with the key frame's box (key, as
             in 2019) or with its own, interpolated between the labels around it (own); by default as
-            ``init``.
+            ``init``, or key.
         rounded: centre targets on the nearest heatmap pixel, as in 2019; false keeps what small
             heatmaps would round away.
         score_power: pseudo-labels count by their score to this power, so that doubtful joints
@@ -65,8 +67,8 @@ class DataConfig:
     crop_wh: tuple[int, int] | None = None
     padding: float | None = None
     sigma: float | None = None
-    upright: bool = False
-    support_box: Literal["key", "own"] | None = None
+    upright: bool | None = None
+    support_box: SupportBox | None = None
     rounded: bool = True
     score_power: float = 0.0
     delta_range: int = 2
@@ -85,6 +87,7 @@ class DataConfig:
             if getattr(self, name) is not None:
                 _at_least(f"data.{name}", getattr(self, name), 0)
         _one_of("data.missing", self.missing, get_args(Missing))
+        _one_of("data.support_box", self.support_box, (None, *get_args(SupportBox)))
 
 
 @dataclass(frozen=True)
@@ -337,6 +340,8 @@ class RunConfig:
             raise ValueError(
                 "model.reset_head: expected stage warp; models of stage pose have no head"
             )
+        elif self.data.support_box is not None:
+            raise ValueError("data.support_box: expected stage warp; stage pose has single frames")
         if self.init is None and self.init_part != "all":
             raise ValueError(f"init_part: {self.init_part!r} needs a model to start from, init")
         if self.init is None and self.loss.kind == "cross_entropy" and not self.model.softmax_sigma:

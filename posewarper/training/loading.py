@@ -193,7 +193,12 @@ class Batches:
         people, frames = dataset.people, dataset.frames
         used = people.frame[rows]
         digest = hashlib.sha256("\n".join(frames.file_name[i] for i in used.tolist()).encode())
-        for numbers in (people.keypoints[rows], self.samples.center, self.samples.scale):
+        columns = [people.keypoints[rows], self.samples.center, self.samples.scale]
+        if self.samples.rotation.any():
+            columns.append(self.samples.rotation)
+        if self.samples.support_box == "own":  # which is found by the track
+            columns.append(people.track_id[rows])
+        for numbers in columns:
             digest.update(np.ascontiguousarray(numbers, np.float64).tobytes())
         return digest.hexdigest()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from posewarper.data.dataset import SupportBox
 from posewarper.data.people import Upright, usable_people
 from posewarper.data.posetrack import load_annotations
 from posewarper.data.tables import PoseDataset
@@ -52,10 +53,11 @@ def start(config: RunConfig) -> tuple[PoseModel, PoseDataset, PoseDataset | None
             model = _continued(config, init, train.skeleton)
         if config.stage == "warp" and not model.warps:
             model = as_warper(model, model.config)
-    if config.data.upright and model.upright is None:
-        model = replace(model, upright=_reference(train))
-    if config.stage == "warp" and config.data.support_box is not None:
-        model = replace(model, support_box=config.data.support_box)
+    model = replace(
+        model,
+        upright=_upright(config, init, train),
+        support_box=_support_box(config, init),
+    )
     if config.model.refinement is not None:
         model = replace(model, refinement=config.model.refinement)
     return model, train, val
@@ -66,7 +68,7 @@ class _Init:
 
     Attributes:
         path: the file; in a folder of training its best model.
-        described: whether it tells its joints and crops, or is weights alone.
+        model: what it tells about joints and crops; None of weights alone.
         skeleton: its joints, if it tells them.
     """
 
@@ -75,8 +77,9 @@ class _Init:
         if not self.path.is_file():
             raise FileNotFoundError(f"init: {self.path}: there is no such model file")
         content = read_content(self.path)
-        self.described = isinstance(content, Mapping) and "posewarper" in content
-        self.skeleton = load_model(self.path).skeleton if self.described else None
+        described = isinstance(content, Mapping) and "posewarper" in content
+        self.model = load_model(self.path) if described else None
+        self.skeleton = None if self.model is None else self.model.skeleton
 
 
 def _annotations(path: Path, skeleton: Skeleton | None) -> PoseDataset:
@@ -89,12 +92,45 @@ def _annotations(path: Path, skeleton: Skeleton | None) -> PoseDataset:
     return dataset
 
 
-def _reference(train: PoseDataset) -> Upright:
-    """What is upright in these labels."""
+def _upright(config: RunConfig, init: _Init | None, train: PoseDataset) -> Upright:
+    """What is upright in crops: what it was to the model that training starts from, or else what it
+    is in these labels. In stage warp that model's crops are given.
+    """
+    own, joints, wanted = None, None, config.data.upright
+    if init is not None and init.model is not None:
+        own, joints = init.model.upright, init.model.skeleton.joints
+        turned = own is not None
+        if config.stage == "warp" and wanted not in (None, turned):
+            raise ValueError(
+                f"data.upright: expected {str(turned).lower()}, as the crops of {init.path} are"
+                f"{'' if turned else ' not'} turned, got {str(wanted).lower()}"
+            )
+        wanted = turned if wanted is None else wanted
+    if not wanted:
+        return None
+    if own is not None and joints == train.skeleton.joints:
+        return own
     reference = reference_pose(train.people.keypoints[usable_people(train)[0]])
     if reference is None:
-        raise ValueError(f"data.upright: {train.source}: nobody has two labelled joints")
+        raise ValueError(
+            f"data.upright: {train.source}: nobody has two labelled joints in different places"
+        )
     return reference
+
+
+def _support_box(config: RunConfig, init: _Init | None) -> SupportBox:
+    """Of a head that is kept, what it was trained with; of a new one what is wanted."""
+    wanted, model = config.data.support_box, None if init is None else init.model
+    if config.stage != "warp":
+        return "key"  # there is no head
+    if init is None or model is None or not model.warps:
+        return wanted or "key"
+    if _keeps_head(config) and wanted not in (None, model.support_box):
+        raise ValueError(
+            f"data.support_box: expected {model.support_box!r}, which the head of {init.path} was "
+            f"trained with, got {wanted!r}; --model.reset_head true starts with a new head"
+        )
+    return wanted or model.support_box
 
 
 def _fresh(config: RunConfig, skeleton: Skeleton) -> PoseModel:
@@ -104,9 +140,9 @@ def _fresh(config: RunConfig, skeleton: Skeleton) -> PoseModel:
 
 def _with_new_joints(config: RunConfig, init: _Init, skeleton: Skeleton) -> PoseModel:
     """The features of a model, and a new last layer."""
-    if init.described:
+    if init.model is not None:
         model = load_model(init.path)
-        sizes, crops = model.config, {name: getattr(model, name) for name in (*_CROPS, "upright")}
+        sizes, crops = model.config, {name: getattr(model, name) for name in _CROPS}
     else:
         sizes, crops = WarperConfig(**infer_hrnet(read_state(init.path), init.path)), {}
     _check_sizes(config, sizes, init, free=("softmax_sigma",))
@@ -120,8 +156,9 @@ def _with_new_joints(config: RunConfig, init: _Init, skeleton: Skeleton) -> Pose
 def _continued(config: RunConfig, init: _Init, skeleton: Skeleton) -> PoseModel:
     """All of a model; of a warper its backbone alone in stage pose, or if the head is to be new."""
     model = _loaded(config, init, skeleton)
-    fixed = config.stage == "warp" and init.described
-    _check_sizes(config, model.config, init, free=() if init.described else ("softmax_sigma",))
+    described = init.model is not None
+    fixed = config.stage == "warp" and described
+    _check_sizes(config, model.config, init, free=() if described else ("softmax_sigma",))
     for name in _CROPS:
         given, own = getattr(config.data, name), getattr(model, name)
         if fixed and given is not None and given != own:
@@ -148,7 +185,7 @@ def _continued(config: RunConfig, init: _Init, skeleton: Skeleton) -> PoseModel:
 
 def _loaded(config: RunConfig, init: _Init, skeleton: Skeleton) -> PoseModel:
     """The file's model; of weights alone without the head, where it is not needed."""
-    if init.described:
+    if init.model is not None:
         model = load_model(init.path)
         if skeleton.joints != model.skeleton.joints:
             raise ValueError(

@@ -14,6 +14,7 @@ import pytest
 from posewarper.data.annotations import load_coco, save_coco
 from posewarper.data.dataset import usable_people
 from posewarper.data.tables import Frames, People, PoseDataset, Regions, Video
+from posewarper.data.tracks import labels_of
 from posewarper.inference.baselines import Poses
 from posewarper.inference.propagation import (
     PropagationOptions,
@@ -21,7 +22,6 @@ from posewarper.inference.propagation import (
     make_propagator,
     propagate_labels,
 )
-from posewarper.data.tracks import labels_of
 from posewarper.skeleton import Skeleton
 
 THREE = Skeleton("three", ("nose", "left_hand", "right_hand"))
