@@ -197,7 +197,7 @@ class Batches:
         if self.samples.rotation.any():
             columns.append(self.samples.rotation)
         if self.samples.support_box == "own":  # which is found by the track
-            columns.append(people.track_id[rows])
+            columns.append(people.track_id[rows].astype(np.float64))
         for numbers in columns:
             digest.update(np.ascontiguousarray(numbers, np.float64).tobytes())
         return digest.hexdigest()
