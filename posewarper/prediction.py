@@ -53,6 +53,7 @@ def propagate(
     fade: int | None = None,
     box: CropBox | None = None,
     follow: bool = False,
+    flow_weight: float = 0.0,
     distance: int | None = None,
     leaving: Leaving = "label",
     repredict: bool = False,
@@ -86,6 +87,8 @@ def propagate(
         box: in which the network looks: the nearest label's (default of one source), or
             interpolated between two labels (default of both).
         follow: with a network, boxes are corrected by the poses found in them.
+        flow_weight: with a network, share of where optical flow carries the nearest label, for
+            joints on which both agree.
         distance: of a frame to its nearest label, at most; any by default.
         leaving: carry somebody who is absent from the next labelled frame up to it, or halfway.
         repredict: replace labels by predictions from themselves, as in 2019.
@@ -111,8 +114,9 @@ def propagate(
     """
     options = PropagationOptions(
         method, sources=sources, own_weight=own_weight, neighbours=neighbours,
-        consistent=consistent, fade=fade, box=box, follow=follow, distance=distance,
-        leaving=leaving, repredict=repredict, rounded=rounded, preset=preset, threshold=threshold,
+        consistent=consistent, fade=fade, box=box, follow=follow, flow_weight=flow_weight,
+        distance=distance, leaving=leaving, repredict=repredict, rounded=rounded, preset=preset,
+        threshold=threshold,
     )  # fmt: skip
     _check_out(out, folder=format.startswith("posetrack"))
     if truth is not None and format == "dataset":
@@ -148,6 +152,7 @@ def augment(
     fade: int | None = None,
     box: CropBox | None = None,
     follow: bool = False,
+    flow_weight: float = 0.0,
     leaving: Leaving = "label",
     rounded: bool = False,
     preset: Preset = "medium",
@@ -177,6 +182,8 @@ def augment(
         box: in which the network looks: the nearest label's (default of one source), or
             interpolated between two labels (default of both).
         follow: with a network, boxes are corrected by the poses found in them.
+        flow_weight: with a network, share of where optical flow carries the nearest label, for
+            joints on which both agree.
         leaving: carry somebody who is absent from the next labelled frame up to it, or halfway.
         rounded: label heatmaps centred on whole heatmap pixels, as in 2019.
         preset: of the optical flow.
@@ -194,7 +201,8 @@ def augment(
     """
     options: dict[str, Any] = {
         "sources": sources, "own_weight": own_weight, "neighbours": neighbours,
-        "consistent": consistent, "fade": fade, "box": box, "follow": follow, "distance": distance,
+        "consistent": consistent, "fade": fade, "box": box, "follow": follow,
+        "flow_weight": flow_weight, "distance": distance,
         "leaving": leaving, "rounded": rounded, "preset": preset, "threshold": threshold,
     }  # fmt: skip
     PropagationOptions(method, **options)  # an error now, not after the model is loaded

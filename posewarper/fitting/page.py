@@ -30,7 +30,7 @@ from posewarper.report.media import Image
 from posewarper.report.page import Value
 
 _NAMES = {
-    "warp": "posewarper: labels moved from both sides, and the frame itself",
+    "warp": "posewarper: labels moved from both sides, the frame itself, flow where it agrees",
     "single": "single-frame network, trained on the same labels",
     "flow": "dense optical flow from the nearest label",
     "flow-both": "dense optical flow from both labels",

@@ -50,6 +50,7 @@ from posewarper.training import (
 )
 
 _SIGMA = 1.5  # heatmap pixels
+_FLOW_WEIGHT = 0.3  # of optical flow, where it agrees; measured there, too
 _OWN_WEIGHT = 0.6  # of what the network sees in the frame itself; measured in docs/lab-notes.md
 
 
@@ -363,7 +364,7 @@ class _Fit:
     def _options(self) -> dict[str, Any]:
         return {
             "method": "warp", "sources": "both", "own_weight": _OWN_WEIGHT, "consistent": True,
-            "fade": self.plan.reach, "follow": True,
+            "fade": self.plan.reach, "follow": True, "flow_weight": _FLOW_WEIGHT,
         }  # fmt: skip
 
     def _predictor(self) -> PosePredictor:

@@ -26,6 +26,7 @@ from posewarper.inference.baselines import Estimator, Flow, Poses, Preset, copy_
 from posewarper.inference.following import Follow
 from posewarper.inference.predictor import PosePredictor
 from posewarper.inference.pseudo_labels import Counts, with_predictions
+from posewarper.inference.refining import WithFlow
 from posewarper.inference.warping import Single, Warp
 
 Method = Literal["warp", "copy", "linear", "flow", "single"]
@@ -57,6 +58,8 @@ class PropagationOptions:
             for both.
         follow: with a network, boxes are corrected by the poses that are found, and go along with
             somebody beyond the last label; see ``Follow``.
+        flow_weight: with a network, share of where optical flow carries the nearest label, for
+            joints on which both agree, and, with ``fade``, up to so many frames; see ``WithFlow``.
         distance: of a frame to its nearest label, at most; None for any.
         leaving: somebody who is absent from the next labelled frame is carried up to that frame
             ("label") or halfway, as in 2019.
@@ -77,6 +80,7 @@ class PropagationOptions:
     fade: int | None = None
     box: CropBox | None = None
     follow: bool = False
+    flow_weight: float = 0.0
     distance: int | None = None
     leaving: Leaving = "label"
     repredict: bool = False
@@ -110,6 +114,10 @@ class PropagationOptions:
             raise ValueError(f"fade: expected at least 1 frame, got {self.fade}")
         if self.fade is not None and self.method != "warp":
             raise ValueError(f"fade: goes with 'warp' only, got {self.method!r}")
+        if not 0 <= self.flow_weight <= 1:
+            raise ValueError(f"flow_weight: expected 0 to 1, got {self.flow_weight}")
+        if self.flow_weight and self.method not in WITH_NETWORK:
+            raise ValueError(f"flow_weight: goes with {WITH_NETWORK}, got {self.method!r}")
         if self.follow and self.method not in WITH_NETWORK:
             raise ValueError(f"follow: goes with {WITH_NETWORK}, got {self.method!r}")
         if self.consistent and self.method != "warp":
@@ -204,6 +212,9 @@ def make_propagator(
             estimate = Single(predictor)
         if options.follow:
             estimate = Follow(estimate, predictor.model.upright)
+        if options.flow_weight:
+            flow = Flow(options.preset)
+            estimate = WithFlow(estimate, options.flow_weight, options.fade, flow)
     elif options.method == "flow":
         estimate = Flow(options.preset)
     else:
