@@ -246,6 +246,7 @@ COMMANDS: dict[str, str] = {
     "propagate": "posewarper.prediction",
     "augment": "posewarper.prediction",
     "aggregate": "posewarper.prediction",
+    "export": "posewarper.export",
     "evaluate": "posewarper.cli",
     "stats": "posewarper.cli",
     "convert": "posewarper.cli",

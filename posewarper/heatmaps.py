@@ -113,7 +113,7 @@ def decode(
     if not dark_sigma > 0:
         raise ValueError(f"dark_sigma: expected positive, got {dark_sigma}")
     leading, (height, width) = heatmaps.shape[:-2], heatmaps.shape[-2:]
-    maps = heatmaps.reshape(leading.numel(), height, width)  # [n, h, w]
+    maps = heatmaps.reshape(-1, height, width)  # [n, h, w]; n stays symbolic in captured graphs
     if maps.dtype != torch.float64:
         maps = maps.float()
     flat = maps.flatten(1)  # [n, h * w]
@@ -218,7 +218,7 @@ def _patches(maps: Tensor, x: Tensor, y: Tensor, radius: int) -> Tensor:
     height, width = maps.shape[1:]
     steps = torch.arange(-radius, radius + 1, device=maps.device)
     columns, rows = x[:, None] + steps, y[:, None] + steps  # [n, 2 r + 1] each
-    frame = torch.arange(len(maps), device=maps.device)[:, None, None]
+    frame = torch.arange(maps.shape[0], device=maps.device)[:, None, None]
     values = maps[
         frame, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]
     ]

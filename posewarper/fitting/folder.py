@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from posewarper.data.tables import Video
+from posewarper.models.pose_model import FITTED
 from posewarper.steps import StepFolder
 from posewarper.training.run_folder import FINAL
 
 _MADE = (
-    "inputs", "runs", "labels.json", "model.pt", "comparison.npz", "overlays", "results.json",
+    "inputs", "runs", "labels.json", FITTED, "comparison.npz", "overlays", "results.json",
     "report.html",
 )  # fmt: skip
 
@@ -32,7 +33,7 @@ class FitFolder(StepFolder):
         self.pose, self.warp = root / "runs" / "pose", root / "runs" / "warp"
         self.trained = self.warp / FINAL
         self.labels = root / "labels.json"
-        self.model = root / "model.pt"
+        self.model = root / FITTED
         self.comparison = root / "comparison.npz"
         self.results = root / "results.json"
         self.report = root / "report.html"

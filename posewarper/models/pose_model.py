@@ -32,6 +32,7 @@ SupportBox = Literal["key", "own"]
 
 FORMAT = 2
 BEST = "best.pt"  # what a folder of training offers for prediction
+FITTED = "model.pt"  # and what a folder of fit does
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +142,8 @@ def load_model(
     """A model for prediction, in eval mode.
 
     Args:
-        path: a file of ``save_model``, a folder of training (its best model), or weights in any
-            layout that ``models.checkpoints`` lists.
+        path: a file of ``save_model``, a folder of training (its best model) or of fit, or weights
+            in any layout that ``models.checkpoints`` lists.
         skeleton, crop_wh, dilations: for weights alone: what they do not tell. By default
             PoseTrack's joints, 288 x 384, and the released model's dilations.
         device: where to.
@@ -155,9 +156,7 @@ def load_model(
     """
     path = Path(path)
     if path.is_dir():
-        if not (path / BEST).is_file():
-            raise FileNotFoundError(f"{path}: no model in this folder: there is no {BEST}")
-        path = path / BEST
+        path = _in_folder(path)
     content = read_content(path)
     about = content.get("posewarper") if isinstance(content, Mapping) else None
     if about is None:
@@ -175,6 +174,16 @@ def load_model(
         load_checkpoint(model.network, path)
     model.network.eval().to(device)
     return model
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in (BEST, FITTED):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(
+        f"{folder}: no model in this folder: neither {FITTED}, which fit leaves, nor {BEST}, which "
+        "train leaves"
+    )
 
 
 def _from_description(about: Mapping[str, Any], path: Path, backend: str) -> PoseModel:

@@ -357,4 +357,5 @@ class PoseWarper(nn.Module):
                 f"got {tuple(support.shape)}"
             )
         heatmaps = self.heatmaps(torch.cat([key, support]))  # [2 B, J, h, w]
-        return heatmaps[: len(key)], heatmaps[len(key) :]
+        pairs = key.shape[0]  # len() would make a captured graph have one batch size
+        return heatmaps[:pairs], heatmaps[pairs:]

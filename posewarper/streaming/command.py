@@ -10,7 +10,6 @@ from posewarper.inference.aggregation import PersonScore, Scoring
 from posewarper.inference.predictor import PosePredictor, Precision
 from posewarper.inference.smoothing import BETA, MIN_CUTOFF, OneEuro
 from posewarper.models import load_model
-from posewarper.models.pose_model import BEST
 from posewarper.prediction import WindowName
 from posewarper.skeleton import find_skeleton
 from posewarper.streaming.choices import Box, BoxesFrom, BoxOptions, choose_window
@@ -24,8 +23,6 @@ from posewarper.streaming.windows import Options, Unreadable
 from posewarper.streaming.writing import Format, ResultFile, choose_format
 
 log = logging.getLogger("posewarper.streaming")
-
-MODEL_OF_FIT = "model.pt"  # in its folder
 
 
 def predict(
@@ -146,7 +143,6 @@ def predict(
     """
     if model is None:
         raise ValueError("model: expected a model file or the folder of a training, got none")
-    place = _model_file(model)
     options = Options(start, frames, every, missing, keep_partial, progress)
     scoring = Scoring(weigh_joints, rescore, nms, False, sigmas)
     smoother = OneEuro(min_cutoff, beta) if smooth else None
@@ -159,7 +155,7 @@ def predict(
     out = _default_out(video, source, format) if out is None else out
     _check_places(out, overlay, source, box_file)
     loaded = load_model(
-        place,
+        model,
         skeleton=None if skeleton is None else find_skeleton(skeleton),
         crop_wh=crop_wh,
         dilations=dilations,
@@ -195,23 +191,6 @@ def predict(
     if summary.left_out:
         print(f"left out: {len(summary.left_out)} frames that could not be read")
     return summary
-
-
-def _model_file(model: Path) -> Path:
-    """The file of a folder that ``fit`` or a training made; other paths as they are.
-
-    Raises:
-        FileNotFoundError: there is no model in the folder.
-    """
-    if not model.is_dir():
-        return model
-    for name in (BEST, MODEL_OF_FIT):
-        if (model / name).is_file():
-            return model / name
-    raise FileNotFoundError(
-        f"model: no model in the folder {model}: neither {MODEL_OF_FIT}, which fit leaves, nor "
-        f"{BEST}, which train leaves"
-    )
 
 
 def _default_out(video: str, source: Source, format: Format | None) -> Path:

@@ -197,9 +197,10 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
 
 def test_python_has_the_same_names() -> None:
-    for name in cli.COMMANDS:
+    for name in set(cli.COMMANDS) - {"export"}:  # which is a package, too
         assert getattr(posewarper, name) is cli.command(name)
-    assert set(cli.COMMANDS) <= set(dir(posewarper))
+        assert name in dir(posewarper)
+    assert cli.command("export") is posewarper.export.export
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         posewarper.trian  # noqa: B018
 

@@ -97,7 +97,9 @@ def test_file_is_a_checkpoint_too(tmp_path):
 
 
 def test_folder_of_training(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no model in this folder: there is no best\.pt"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no model in this folder: neither model\.pt, .* nor best\.pt"
+    ):
         load_model(tmp_path)
     save_model(random_model(), tmp_path / "best.pt")
     assert_same_results(load_model(tmp_path), random_model())

@@ -1,0 +1,8 @@
+"""Trained models for programs without PyTorch."""
+
+from posewarper.export.command import export
+from posewarper.export.comparison import Comparison
+from posewarper.export.graphs import MODES, Mode
+from posewarper.export.writing import DEFORM_OPS, DeformOp, to_onnx
+
+__all__ = ["DEFORM_OPS", "MODES", "Comparison", "DeformOp", "Mode", "export", "to_onnx"]

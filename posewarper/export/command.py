@@ -1,0 +1,77 @@
+"""The command ``posewarper export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from posewarper.export.comparison import Comparison
+from posewarper.export.graphs import Mode
+from posewarper.export.writing import DeformOp, to_onnx
+from posewarper.models import WINDOWS, load_model
+
+WindowName = Literal["posetrack-2019", "posetrack-2019-causal", "paper", "paper-causal"]
+Refinement = Literal["quarter", "dark", "none"]
+
+
+def export(
+    model: Path,
+    out: Path | None = None,
+    mode: Mode | None = None,
+    format: Literal["onnx"] = "onnx",
+    deform_op: DeformOp = "DeformConv",
+    opset: int | None = None,
+    decode: bool = True,
+    refinement: Refinement | None = None,
+    normalise: bool = True,
+    fold: bool = True,
+    window: WindowName | None = None,
+    compare: bool = True,
+) -> Comparison | None:
+    """Write a trained model as a file that runs without PyTorch, and compare the two.
+
+    What the file wants and returns, and a program that uses it: docs/deployment.md.
+
+    Args:
+        model: a model file, a folder of training (its best model), or published weights.
+        out: file to write; by default beside the model, named after it and the mode.
+        mode: single: a frame alone; pair: a support frame's pose moved to the key frame; propagate:
+            the key frame's heatmaps moved to a support frame; aggregate: a window of frames. By
+            default aggregate for models with a warp head, else single.
+        format: of the file.
+        deform_op: the operator that moves heatmaps: DeformConv, or GridSample for runtimes that do
+            not have it.
+        opset: of the file; by default the first one that has the operator.
+        decode: joints and scores as outputs, beside the heatmaps.
+        refinement: how they are decoded; by default as the model was made for.
+        normalise: images are RGB bytes; otherwise floats that are already normalised.
+        fold: BatchNorm folded into the convolutions, and what does not depend on images into
+            constants.
+        window: frames and weights of aggregate; by default those of the model.
+        compare: compare with PyTorch on random images, in onnxruntime; a file that differs is not
+            written.
+    """
+    loaded = load_model(model)
+    if mode is None:
+        mode = "aggregate" if loaded.warps else "single"
+    if window is not None and window not in WINDOWS:
+        raise ValueError(f"window: expected one of {list(WINDOWS)}, got {window!r}")
+    if out is None:
+        source = model / "best" if model.is_dir() else model
+        out = source.with_name(f"{source.stem}-{mode}.onnx")
+    comparison = to_onnx(
+        loaded,
+        out,
+        mode=mode,
+        deform_op=deform_op,
+        opset=opset,
+        decode=decode,
+        refinement=refinement,
+        normalise=normalise,
+        fold=fold,
+        window=None if window is None else WINDOWS[window],
+        compare_results=compare,
+    )
+    print("not compared with PyTorch" if comparison is None else comparison)
+    print(f"{mode}, {out.stat().st_size / 1e6:.1f} MB -> {out}")
+    return comparison
