@@ -7,7 +7,6 @@ python -m benchmarks.demo_table          # --check: change nothing, compare
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from benchmarks.report import replaced
+from benchmarks.report import keep_readme
 
 FOLDER = results.FOLDER / "demo"
 BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
@@ -109,19 +108,13 @@ def _strict(found: dict[int, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=FOLDER)
-    parser.add_argument("--readme", type=Path, default=results.ROOT / "README.md")
-    parser.add_argument("--check", action="store_true", help="change nothing, compare")
-    options = parser.parse_args(arguments)
-    readme = options.readme.read_text(encoding="utf-8")
-    wanted = replaced(readme, section(load(options.results)), BEGIN, END)
-    if not options.check:
-        options.readme.write_text(wanted, encoding="utf-8")
-    elif readme != wanted:
-        print("README.md is out of date; run: python -m benchmarks.demo_table", file=sys.stderr)
-        return 1
-    return 0
+    return keep_readme(
+        arguments,
+        "benchmarks.demo_table",
+        FOLDER,
+        lambda folder: section(load(folder)),
+        (BEGIN, END),
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +285,40 @@ def section(found: Sequence[Result], images: Path | None = None, base: Path | No
     if not any(result["machine"]["device"] == "cuda" for result in found):
         parts += ["### GPU", "Not yet measured: `python -m benchmarks.gpu_run` does it on a GPU."]
     return "\n\n".join(parts)
+
+
+def keep_readme(
+    arguments: Sequence[str] | None,
+    module: str,
+    folder: Path,
+    section: Callable[[Path], str],
+    markers: tuple[str, str],
+) -> int:
+    """The command line of a module that keeps a part of the README.
+
+    Args:
+        arguments: of the command.
+        module: its name.
+        folder: of the results, if no other one is given.
+        section: the text for the results in a folder.
+        markers: before and after it.
+
+    Returns:
+        The exit status: 1 where ``--check`` finds another text.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}")
+    parser.add_argument("--results", type=Path, default=folder)
+    parser.add_argument("--readme", type=Path, default=results.ROOT / "README.md")
+    parser.add_argument("--check", action="store_true", help="change nothing, compare")
+    options = parser.parse_args(arguments)
+    readme = options.readme.read_text(encoding="utf-8")
+    wanted = replaced(readme, section(options.results), *markers)
+    if not options.check:
+        options.readme.write_text(wanted, encoding="utf-8")
+    elif readme != wanted:
+        print(f"README.md is out of date; run: python -m {module}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def replaced(readme: str, content: str, begin: str = BEGIN, end: str = END) -> str:
