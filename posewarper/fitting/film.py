@@ -44,21 +44,22 @@ def write_film(
     rows = dataset.frame_rows()
     size = dataset.frames.size_wh[dataset.frames.video == position].max(0)
     grey: Image = np.full((int(size[1]), int(size[0]), 3), 128, np.uint8)
-    people = dataset.people
+    people, of_frame = dataset.people, dataset.people_by_frame()
+    nobody = np.zeros(0, np.int64)
     path.parent.mkdir(parents=True, exist_ok=True)
     with VideoWriter(path, rate, _shape(grey)) as film:
         numbers = range(video.first_frame, video.last_frame + 1)
         for number in tqdm(numbers, unit="frame", desc=path.name, disable=not progress):
             row = rows.get((position, number))
             image = grey if row is None else source.read(video, number)
-            of_frame = np.flatnonzero(people.frame == row) if row is not None else np.zeros(0, int)
+            here = nobody if row is None else of_frame[row]
             film.write(
                 draw_poses(
                     grey if image is None else image,
-                    people.keypoints[of_frame],
+                    people.keypoints[here],
                     dataset.skeleton,
-                    scores=people.joint_scores[of_frame],
-                    track_ids=people.track_id[of_frame],
+                    scores=people.joint_scores[here],
+                    track_ids=people.track_id[here],
                     min_score=min_score,
                     upscale_to=_LEAST_SIDE,
                 )

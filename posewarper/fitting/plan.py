@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from posewarper.data.people import Upright, turned_boxes, usable_people
+from posewarper.data.people import turned_boxes, usable_people
 from posewarper.data.tables import Floats, PoseDataset
 from posewarper.data.upright import angles_vary, reference_pose, rotations
 
@@ -79,12 +79,6 @@ def make_plan(
         warp_samples=round(_WARP_SAMPLES * min(enough, 2 * effort)),
         flip=bool(labels.skeleton.flip_pairs),
     )
-
-
-def reference_of(labels: PoseDataset, plan: Plan) -> Upright:
-    """The pose that training will find upright, for reports; None where crops are not turned."""
-    keypoints = labels.people.keypoints[usable_people(labels)[0]]
-    return reference_pose(keypoints) if plan.upright else None
 
 
 def _crop(boxes: Floats, device: str) -> tuple[int, int]:
