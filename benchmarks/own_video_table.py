@@ -42,7 +42,7 @@ def section(found: dict[str, Any]) -> str:
     lines = [
         "Labels of the other frames, compared with the truth: share of joints within 0.02 / 0.05 / "
         "0.1 of the size of the animal or person. The single-frame network is the one that `fit` "
-        "trains. Minutes on two cores.",
+        "trains. Minutes on two cores; one seed each.",
         "",
         "| video | labelled | minutes | " + " | ".join(_METHODS.values()) + " |",
         "| :-- | --: | --: |" + " --: |" * len(_METHODS),
