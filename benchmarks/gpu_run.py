@@ -2,11 +2,13 @@
 
     python -m benchmarks.gpu_run --commit $(git rev-parse --short HEAD)
     python -m benchmarks.gpu_run --only correctness
+    python -m benchmarks.gpu_run --only system     # training and aggregation: a call of its own
     python -m benchmarks.gpu_run --dry-run     # no GPU: the checks, on tiny shapes, interpreted
 
 Results are written to the folder $OUT (or --out): ``correctness.json``, ``configs.json`` (the tuned
-table, also put into this checkout's ``pwkernels/gpu/``, so that the measurements use it) and the
-results file for ``benchmarks/results``. Nothing is installed, nothing timed if a result is wrong.
+table, also put into this checkout's ``pwkernels/gpu/``, so that the measurements use it),
+``offset-conv.json`` and the results file for ``benchmarks/results``. Nothing is installed, nothing
+timed if a result is wrong.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-PARTS = ("correctness", "tune", "bench")
+PARTS = ("correctness", "tune", "bench", "system")
 _ROOT = Path(__file__).parent.parent
 _TUNED_CASES = ("window", "single", "fami")
 
@@ -45,7 +47,7 @@ def correctness(out: Path, tiny: bool, workers: int) -> bool:
             what = f"{one['worst_result']}: {one['error_share']:.2g} of the bound"
             if one["not_deterministic"]:
                 what += f"; differs from run to run: {', '.join(one['not_deterministic'])}"
-        print(f"WRONG  {one['case']:28} {one['dtype']:20} {one['mode']:8} {what}")
+        print(f"WRONG  {one['case']:32} {one['dtype']:20} {one['mode']:8} {what}")
     shares = [one["error_share"] for one in found if "error_share" in one]
     largest = f"largest error {max(shares):.2g} of its bound" if shares else "none ran to its end"
     print(f"correctness: {len(found) - len(bad)} of {len(found)} right, {largest}")
@@ -67,6 +69,8 @@ def tune(out: Path, deadline: float) -> None:
         for dtype in ("fp32", "bf16")
         for kernel in configs.KERNELS
     ]
+    # First: it has the most to gain, and compiles the longest.
+    jobs.insert(0, ["--case", "aggregate", "--kernel", configs.OFFSET_CONV, "--dtype", "bf16"])
     # Compiling takes minutes, timing seconds: this run only fills Triton's cache on disk.
     with tempfile.TemporaryDirectory() as folder:
         running = [
@@ -100,10 +104,28 @@ def tune(out: Path, deadline: float) -> None:
         shutil.copy(configs.TABLE, out / "configs.json")
 
 
+def offset_conv(out: Path) -> None:
+    """Time the warp that computes its own offsets beside convolutions and the fused warp."""
+    from benchmarks import gpu_offset_conv
+
+    rows = gpu_offset_conv.measure()
+    (out / "offset-conv.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(gpu_offset_conv.table(rows))
+
+
 def bench(out: Path, commit: str | None, budget: float, deadline: float) -> bool:
     """Run the suite, which prints its table; whether all rows were right."""
     command = [sys.executable, "-m", "benchmarks.run", "--device", "cuda", "--out", str(out)]
     command += ["--full", f"--budget={budget}", f"--stop-after={_remaining(deadline - 20)}"]
+    command += ["--commit", commit] if commit else []
+    return subprocess.run(command, cwd=_ROOT).returncode == 0
+
+
+def system(out: Path, commit: str | None, budget: float, deadline: float) -> bool:
+    """Run the suites of training and aggregation; whether all rows were right."""
+    command = [sys.executable, "-m", "benchmarks.run", "--suite", "system", "--device", "cuda"]
+    command += ["--out", str(out / "system"), f"--budget={budget}"]
+    command += [f"--stop-after={_remaining(deadline - 60)}"]
     command += ["--commit", commit] if commit else []
     return subprocess.run(command, cwd=_ROOT).returncode == 0
 
@@ -121,7 +143,7 @@ def _print_machine() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS[:-1]))
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "gpu-results")))
     parser.add_argument("--commit", help="what to record where there is no git repository")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop by then")
@@ -153,7 +175,12 @@ def main() -> int:
         tune(options.out, deadline - (270 if "bench" in options.only else 5))
         print(f"[{time.monotonic() - start:.0f} s]", flush=True)
     if "bench" in options.only:
+        offset_conv(options.out)
+        print(f"[{time.monotonic() - start:.0f} s]", flush=True)
         right = bench(options.out, options.commit, options.budget, deadline)
+        print(f"[{time.monotonic() - start:.0f} s]", flush=True)
+    if "system" in options.only:
+        right = system(options.out, options.commit, options.budget, deadline) and right
         print(f"[{time.monotonic() - start:.0f} s]", flush=True)
     return 0 if right else 1
 

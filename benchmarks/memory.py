@@ -34,7 +34,12 @@ def _status_bytes(field: str) -> int:
     raise KeyError(field)
 
 
-def _growth_on_cpu(call: Call) -> int:
+def can_measure() -> bool:
+    """Whether the system tells the peak of a process."""
+    return _STATUS.exists() and os.access(_CLEAR_REFS, os.W_OK)
+
+
+def growth_on_cpu(call: Call) -> int:
     """Growth of the resident set's peak during ``call``, without its results."""
     ctypes.CDLL(None).malloc_trim(0)  # free pages that stayed in the heap would hide the first ones
     _CLEAR_REFS.write_text("5")  # the peak becomes the present size
@@ -57,7 +62,7 @@ def growth_on_cuda(call: Call) -> int:
 
 def measure(case: Case, implementation: str, what: str, device: str) -> int | None:
     """Extra bytes of one call in this process; None where the system does not tell."""
-    if device == "cpu" and not (_STATUS.exists() and os.access(_CLEAR_REFS, os.W_OK)):
+    if device == "cpu" and not can_measure():
         return None
     # Libraries, thread pools and compiled kernels are not the call's.
     small = smoke(case).of(size=(24, 18))
@@ -67,20 +72,25 @@ def measure(case: Case, implementation: str, what: str, device: str) -> int | No
     if device == "cuda":
         call()  # kernels of this shape are compiled and libraries have their workspaces
         return growth_on_cuda(call)
-    return _growth_on_cpu(call)
+    return growth_on_cpu(call)
 
 
 def peak_on_cpu(name: str, implementation: str, what: str, dtype: str, threads: int) -> int | None:
     """``measure`` of a case in a new process."""
-    command = [
-        sys.executable, "-m", "benchmarks.memory", "--case", name, "--implementation",
-        implementation, "--what", what, "--dtype", dtype, "--threads", str(threads),
-    ]  # fmt: skip
+    return peak_of_module(
+        "benchmarks.memory", "--case", name, "--implementation", implementation, "--what", what,
+        "--dtype", dtype, "--threads", str(threads),
+    )  # fmt: skip
+
+
+def peak_of_module(module: str, *arguments: str) -> int | None:
+    """What a module prints as ``peak_extra_bytes`` in a new process."""
     # Every tensor in pages of its own that go back when it is freed, whatever was freed before.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(f"the measurement of memory failed: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])["peak_extra_bytes"]

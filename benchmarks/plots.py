@@ -11,6 +11,7 @@ from benchmarks import results
 TITLES = {
     "speed": "Time per call, by case and implementation",
     "width": "Speed relative to torchvision, by number of channels",
+    "system": "Times as fast as the baseline, by network",
 }
 _WHAT_TITLES = {
     "forward": "forward",
@@ -30,6 +31,8 @@ def width_of(case: str) -> tuple[int, int]:
 
 def kinds(result: dict[str, Any]) -> list[str]:
     """The plots that a result has rows for."""
+    if any("suite" in row for row in result["rows"]):
+        return ["system"]
     widths = [row["case"].startswith("width-") for row in result["rows"]]
     return [kind for kind, wanted in (("speed", False), ("width", True)) if wanted in widths]
 
@@ -37,6 +40,11 @@ def kinds(result: dict[str, Any]) -> list[str]:
 def path_of(result: dict[str, Any], kind: str, folder: Path) -> Path:
     """Where a plot lies."""
     return folder / f"{kind}-{results.slug(result)}.svg"
+
+
+def relative(path: Path, base: Path | None) -> str:
+    """A link from a document in ``base``; the whole path without one."""
+    return (path.relative_to(base) if base else path).as_posix()
 
 
 def draw(result: dict[str, Any], kind: str, path: Path) -> None:
@@ -50,7 +58,7 @@ def draw(result: dict[str, Any], kind: str, path: Path) -> None:
     )
     from matplotlib import pyplot
 
-    figure = _speed(pyplot, result) if kind == "speed" else _width(pyplot, result)
+    figure = {"speed": _speed, "width": _width, "system": _system}[kind](pyplot, result)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     pyplot.close(figure)
@@ -139,5 +147,35 @@ def _width(pyplot: Any, result: dict[str, Any]) -> Any:
     axis.spines[["top", "right"]].set_visible(False)
     ticks = sorted({channels for points in lines.values() for channels, _ in points})
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.legend(frameon=False, fontsize=7, loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+def _system(pyplot: Any, result: dict[str, Any]) -> Any:
+    whats = {"windows": "aggregation", "warp step": "training, warp", "pose step": "training, pose"}
+    by_place: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in result["rows"]:
+        if row["what"] in whats and row["matches"]:
+            place = f"{row['case']}, {whats[row['what']]}"
+            by_place.setdefault((place, row["what"]), {})[row["implementation"]] = row
+    places = [place for place, rows in by_place.items() if len(rows) > 1 and "baseline" in rows]
+    names = list(dict.fromkeys(n for place in places for n in by_place[place] if n != "baseline"))
+    figure, axis = pyplot.subplots(figsize=(6, 0.6 + 0.16 * (len(names) + 1) * len(places)))
+    height = 0.8 / max(len(names), 1)
+    for index, name in enumerate(names):
+        at, ratios = [], []
+        for line, place in enumerate(reversed(places)):
+            rows = by_place[place]
+            if name in rows:
+                at.append(line - (index - (len(names) - 1) / 2) * height)
+                ratios.append(rows["baseline"]["p50_ms"] / rows[name]["p50_ms"])
+        axis.barh(at, ratios, height, label=name, color=f"C{index}")
+        for y, ratio in zip(at, ratios, strict=True):
+            axis.annotate(f"{ratio:.2g}", (ratio, y), va="center", fontsize=7, xytext=(3, 0),
+                          textcoords="offset points")  # fmt: skip
+    axis.axvline(1, color="#444", lw=0.8)
+    axis.set_yticks(range(len(places)), [place for place, _ in reversed(places)])
+    axis.set_xlabel("times as fast as the baseline")
+    axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=7, loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1.0))
     return figure

@@ -1,7 +1,9 @@
 """The results file: machine, versions, commit, date, and one row per measurement.
 
 A row has: case, what, implementation, dtype, device, threads, p20_ms, p50_ms, p80_ms, rounds,
-matches, relative_error, worst_result, peak_extra_bytes, compulsory_bytes, and on CUDA graph_ms.
+matches, relative_error, peak_extra_bytes. Of the warp: worst_result, compulsory_bytes, and on CUDA
+graph_ms. Of the system: suite, items (people or samples per call), bound (of the error),
+operations, operations_by_part (per frame), first_epoch_ms, frames, video and split_ms (per frame).
 Only fields that are listed here are written: no host name, user or path gets into a file.
 """
 
@@ -26,7 +28,8 @@ FOLDER = Path(__file__).parent / "results"
 SCHEMA = 1
 _ROW_FIELDS = (
     "case what implementation dtype device threads matches relative_error worst_result "
-    "peak_extra_bytes compulsory_bytes graph_ms"
+    "peak_extra_bytes compulsory_bytes graph_ms suite items bound operations operations_by_part "
+    "first_epoch_ms frames video split_ms"
 ).split()
 
 
@@ -90,7 +93,7 @@ def commit() -> str:
         head = subprocess.run(
             [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         )
-        code = ["pwkernels", "benchmarks", "setup.py", ":!benchmarks/results"]
+        code = ["pwkernels", "posewarper", "benchmarks", "setup.py", ":!benchmarks/results"]
         changed = subprocess.run(
             [*git, "status", "--porcelain", "--", *code], capture_output=True, text=True
         )
@@ -106,9 +109,10 @@ def rows_of(report: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for entry in report["benchmarks"]:
         info, stats = entry["extra_info"], entry["stats"]
-        p20, p50, p80 = (1e3 * value for value in percentiles(stats["data"]))
+        seconds = info.get("seconds", stats["data"])  # of parts of a run that is timed by itself
+        p20, p50, p80 = (1e3 * value for value in percentiles(seconds))
         row = {field: info[field] for field in _ROW_FIELDS if field in info}
-        row |= {"p20_ms": p20, "p50_ms": p50, "p80_ms": p80, "rounds": stats["rounds"]}
+        row |= {"p20_ms": p20, "p50_ms": p50, "p80_ms": p80, "rounds": len(seconds)}
         rows.append(row)
     return rows
 
@@ -156,6 +160,8 @@ def _rounded(row: dict[str, Any]) -> dict[str, Any]:
     def short(value: Any) -> Any:
         if isinstance(value, list):
             return [short(item) for item in value]
+        if isinstance(value, dict):
+            return _rounded(value)
         return float(f"{value:.5g}") if isinstance(value, float) else value
 
     return {key: short(value) for key, value in row.items()}
@@ -168,7 +174,7 @@ def load_latest(folder: Path = FOLDER) -> list[dict[str, Any]]:
         ValueError: a file of another schema.
     """
     latest: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted([*folder.glob("cpu-*.json"), *folder.glob("cuda-*.json")]):
         result = json.loads(path.read_text())
         if result.get("schema") != SCHEMA:
             raise ValueError(f"{path.name}: expected schema {SCHEMA}, got {result.get('schema')}")

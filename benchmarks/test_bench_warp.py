@@ -1,7 +1,7 @@
 """The warp and the width study under pytest-benchmark.
 
-    pytest benchmarks                        # every row, about half an hour on two cores
-    pytest benchmarks --benchmark-disable    # does it run at all?
+    pytest benchmarks/test_bench_warp.py     # every row, about half an hour on two cores
+    pytest benchmarks --benchmark-disable    # do all suites run at all?
 
 Each row is compared with torchvision in float64 on the same inputs before it is timed, and carries
 the result. Rows of one case stand together, so that what disturbs the machine disturbs all of them.

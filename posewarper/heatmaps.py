@@ -121,7 +121,8 @@ def decode(
     scores = flat.gather(1, index[:, None])[:, 0]  # [n]
     found = scores > 0
     index = torch.where(found, index, 0)
-    x, y = index % width, index // width
+    y = index // width
+    x = index - width * y  # not %, which a captured graph of any width cannot have
     coordinates = torch.stack([x, y], -1).to(maps.dtype)  # [n, 2]
     if refinement == "quarter":
         inner = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)

@@ -6,23 +6,23 @@ Inference, and the formats of evaluators, which inference does not know.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from posewarper.data.annotations import from_coco, save_coco
-from posewarper.data.dataset import Boxes, annotated_boxes, load_detections
+from posewarper.data.annotations import save_coco
+from posewarper.data.dataset import Boxes
+from posewarper.data.given_boxes import given_boxes, load_frames
 from posewarper.data.posetrack import load_annotations
 from posewarper.data.tables import Ints, PoseDataset
 from posewarper.data.tracks import CropBox, Leaving, Sources
-from posewarper.data.video import FrameSource, Missing, fill_sizes
+from posewarper.data.video import FrameSource, Missing
 from posewarper.evaluation.prediction_datasets import Neck, official_names, write_predictions
-from posewarper.files import read_json
-from posewarper.inference.aggregation import Mode, PersonScore, Scoring, predict_boxes
+from posewarper.inference.aggregation import Mode, PersonScore, Predicted, Scoring, predict_boxes
 from posewarper.inference.augmentation import augment_labels
 from posewarper.inference.baselines import Preset
+from posewarper.inference.loading import load_predictor
 from posewarper.inference.predictor import PosePredictor, Precision
 from posewarper.inference.propagation import (
     WITH_NETWORK,
@@ -33,11 +33,19 @@ from posewarper.inference.propagation import (
     make_propagator,
 )
 from posewarper.inference.pseudo_labels import Counts
+from posewarper.inference.shared_aggregation import predict_shared
 from posewarper.models import WINDOWS, Window, load_model
-from posewarper.skeleton import POSETRACK_EVAL, Skeleton, find_skeleton
+from posewarper.shares import join_sharing
+from posewarper.skeleton import POSETRACK_EVAL, Skeleton
 
 OutFormat = Literal["dataset", "coco", "posetrack18", "posetrack17"]
 WindowName = Literal["posetrack-2019", "posetrack-2019-causal", "paper", "paper-causal"]
+
+# Options of aggregate on which joints do not depend: processes may go on with others.
+_HARMLESS = (
+    "out", "images", "format", "neck", "dummy_people", "device", "batch_size", "compile",
+    "workers", "progress",
+)  # fmt: skip
 
 
 def propagate(
@@ -240,8 +248,10 @@ def aggregate(
     dummy_people: bool = False,
     missing: Missing = "error",
     device: str = "auto",
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
+    hold: int = 1,
     batch_size: int = 64,
+    compile: bool = False,
     workers: int | None = None,
     skeleton: str | None = None,
     crop_wh: tuple[int, int] | None = None,
@@ -250,14 +260,16 @@ def aggregate(
 ) -> dict[str, PoseDataset]:
     """Predict the poses of all people of a data set from windows of frames.
 
-    Nothing is written before all frames are done.
+    Nothing is written before all frames are done. The videos are shared among the processes of
+    torchrun; what they have done is kept beside ``out`` until all is, and is not done again.
 
     Args:
         annotations: COCO-style file, or folder of official PoseTrack files: videos, frames, and,
             without ``boxes``, the boxes of the labelled people.
         out: file to write (dataset, coco), or folder of one file per video (posetrack18,
             posetrack17). With mode both, a folder that holds "aggregate" and "single".
-        model: model file, folder of training, or weights in a published layout; it has to be given.
+        model: model file, folder of training, weights in a published layout, or a file of export
+            (.onnx, mode aggregate or single); it has to be given.
         images: folder that the paths of the frames start in; it has to be given.
         boxes: boxes of a detector, a JSON list of objects with bbox (x, y, width, height), score
             and image_name or image_id.
@@ -288,8 +300,11 @@ def aggregate(
             the window, as in 2019 (key). A key frame itself is left out with nearest, and an error
             with key.
         device: auto, cpu, cuda, cuda:1, ...
-        precision: of the convolutions.
+        precision: of the convolutions; by default fp32, of .onnx files their own.
+        hold: frames over which the box of a person with a track id is held, so that each frame's
+            heatmaps serve several windows: faster, and less accurate the longer.
         batch_size: crops per pass of the network.
+        compile: run the convolutions through torch.compile, which takes up to minutes at first.
         workers: processes that read frames; by default none on a CPU, up to 4 on a GPU.
         skeleton: for weights alone, posetrack, coco or a YAML file; by default posetrack.
         crop_wh: for weights alone, width and height of crops in pixels; by default 288, 384.
@@ -297,49 +312,64 @@ def aggregate(
         progress: show a progress bar.
 
     Returns:
-        The poses, by "aggregate" and "single".
+        The poses, by "aggregate" and "single"; in processes of torchrun other than the first none.
 
     Raises:
         ValueError: arguments that do not fit each other or the files; names them.
         OSError: a file cannot be read or written.
     """
+    settings = {name: value for name, value in locals().items() if name not in _HARMLESS}
     _check_out(out, folder=mode == "both" or format.startswith("posetrack"))
     scoring = Scoring(weigh_joints, rescore, nms, soft_nms, sigmas)
     model, images = _given(model, "mode", mode), _folder(images, "mode", mode)
-    loaded = load_model(
+    sharing = join_sharing()
+    device = sharing.device(device)
+    predictor = load_predictor(
         model,
-        skeleton=None if skeleton is None else find_skeleton(skeleton),
-        crop_wh=crop_wh,
-        dilations=dilations,
-    )
-    if format.startswith("posetrack"):
-        _check_joints(loaded.skeleton, format, "the model")
-    predictor = PosePredictor(
-        loaded,
         device=device,
         precision=precision,
         flip_test=flip_test,
         shift_flipped=shift_flipped,
         refinement=refinement,
         batch_size=batch_size,
+        skeleton=skeleton,
+        crop_wh=crop_wh,
+        dilations=dilations,
+        compile=compile,
     )
-    dataset = _with_boxes(annotations, loaded.skeleton)
+    joints = predictor.model.skeleton
+    if format.startswith("posetrack"):
+        _check_joints(joints, format, "the model")
+    dataset = load_frames(annotations, joints)
     source = FrameSource(images, missing, dataset=dataset)
-    chosen, tracks = _boxes(dataset, source, boxes, box_threshold)
+    chosen, tracks = given_boxes(dataset, source, boxes, box_threshold)
     if workers is None:
-        workers = 0 if predictor.device.type == "cpu" else min(4, os.cpu_count() or 1)
-    result = predict_boxes(
-        predictor,
-        chosen,
-        source,
-        dataset,
-        mode=mode,
-        window=_window(window),
-        scoring=scoring,
-        track_id=tracks,
-        workers=workers,
-        progress=progress,
+        cores = (os.cpu_count() or 1) // sharing.local_count
+        workers = 0 if predictor.device.type == "cpu" else max(min(4, cores), 1)
+
+    def predict(boxes: Boxes, dataset: PoseDataset, tracks: Ints | None) -> Predicted:
+        return predict_boxes(
+            predictor,
+            boxes,
+            source,
+            dataset,
+            mode=mode,
+            window=_window(window),
+            scoring=scoring,
+            track_id=tracks,
+            hold=hold,
+            workers=workers,
+            progress=progress and sharing.store is None,
+        )
+
+    parts = out.with_name(f".{out.name}.parts")
+    if predictor.device.type == "cpu":
+        sharing.divide_threads()
+    result = predict_shared(
+        predict, chosen, dataset, tracks, parts=parts, out=out, settings=settings, sharing=sharing
     )
+    if result is None:
+        return {}
     for name, poses in result.datasets.items():
         place = _place(out, name, format) if mode == "both" else out
         _write(poses, place, format, dataset, annotations, neck, dummy_people)
@@ -347,6 +377,8 @@ def aggregate(
         print(f"{name}: {len(poses.people)} people in {frames} frames -> {place}")
     if result.summary():
         print(result.summary(), file=sys.stderr)
+    if sharing.store is not None:
+        shutil.rmtree(parts)
     return dict(result.datasets)
 
 
@@ -431,38 +463,6 @@ def _report(counts: Counts, source: FrameSource | None, out: Path) -> None:
         print(f"{len(source.problems)} frames could not be read (policy: {source.missing}):")
         for problem in list(source.problems.values())[:10]:
             print(f"  {problem}")
-
-
-def _with_boxes(path: Path, skeleton: Skeleton) -> PoseDataset:
-    """Annotations of which frames and boxes count: with the joints that the file names, whichever
-    they are; where it names none, with those of the model.
-    """
-    if path.is_dir():
-        return load_annotations(path)
-    data = read_json(path)
-    categories = data.get("categories") if isinstance(data, dict) else None
-    named = bool(categories and categories[0].get("keypoints"))
-    return from_coco(data, str(path), None if named else skeleton)
-
-
-def _boxes(
-    dataset: PoseDataset, source: FrameSource, detections: Path | None, threshold: float
-) -> tuple[Boxes, Ints | None]:
-    """Boxes of a detector, or those of the annotations with their track ids."""
-    if detections is not None:
-        found = load_detections(detections, dataset, threshold)
-        if not len(found):
-            raise ValueError(f"{detections}: no detection has a score of {threshold} or more")
-        return found, None
-    if (dataset.frames.size_wh.min(1, initial=1) <= 0).any():
-        dataset = fill_sizes(dataset, source)  # boxes are clipped to the image
-    found = annotated_boxes(dataset)
-    if not len(found):
-        raise ValueError(
-            f"{dataset.source}: none of {len(dataset.people)} people has a labelled joint and a "
-            "box in the image; boxes of a detector are given with the option boxes"
-        )
-    return found, np.asarray(dataset.people.track_id[found.row])
 
 
 def _window(name: str | None) -> Window | None:

@@ -3,6 +3,7 @@
 from pwkernels.checks import ArgumentError, ArgumentTypeError
 from pwkernels.functional import deform_conv2d, multi_dilation_deform_warp
 from pwkernels.modules import DeformConv2d, MultiDilationDeformWarp
+from pwkernels.offset_conv import offset_conv_warp
 
 __all__ = [
     "ArgumentError",
@@ -11,4 +12,5 @@ __all__ = [
     "MultiDilationDeformWarp",
     "deform_conv2d",
     "multi_dilation_deform_warp",
+    "offset_conv_warp",
 ]

@@ -89,43 +89,15 @@ def check_warp(
         ArgumentError: shapes, sizes or devices do not fit together.
         ArgumentTypeError: a dtype is not supported, or float64 is mixed with another dtype.
     """
-    frames, channels, height, width = input.shape
-    dilation_count, out_channels, weight_channels, kernel_h, kernel_w = weight.shape
-    taps = kernel_h * kernel_w
-    if dilation_count == 0 or taps == 0 or out_channels == 0 or weight_channels == 0:
-        raise ArgumentError(f"weight: expected no empty dimension, got shape {_shape(weight)}")
-    if channels == 0 or height == 0 or width == 0:
-        raise ArgumentError(f"input: expected C, H and W of at least 1, got shape {_shape(input)}")
-    if channels % weight_channels != 0:
-        raise ArgumentError(
-            f"weight: its {weight_channels} input channels do not divide the {channels} channels "
-            f"of input; got weight {_shape(weight)} and input {_shape(input)}"
-        )
-    groups = channels // weight_channels
-    if out_channels % groups != 0:
-        raise ArgumentError(
-            f"weight: its {out_channels} output channels are not a multiple of the {groups} groups "
-            f"that follow from weight {_shape(weight)} and input {_shape(input)}"
-        )
+    frames, _, height, width = input.shape
+    dilation_count, _, _, kernel_h, kernel_w = weight.shape
+    _check_weight(input, weight)
+    offset_groups = _check_offset_groups(
+        offset_name.format(0), offsets[0], input, kernel_h * kernel_w, weight
+    )
     offset_channels = offsets[0].shape[1]
-    if offset_channels == 0 or offset_channels % (2 * taps) != 0:
-        raise ArgumentError(
-            f"{offset_name.format(0)}: expected dimension 1 to be a multiple of 2 * kh * kw = "
-            f"{2 * taps}, got shape {_shape(offsets[0])} for weight {_shape(weight)}"
-        )
-    offset_groups = offset_channels // (2 * taps)
-    if channels % offset_groups != 0:
-        raise ArgumentError(
-            f"{offset_name.format(0)}: its {offset_groups} offset groups do not divide the "
-            f"{channels} channels of input; got offset {_shape(offsets[0])} "
-            f"and input {_shape(input)}"
-        )
     for index in range(dilation_count):
-        if max(geometry.paddings[index]) > MAX_SIDE:
-            raise ArgumentError(
-                f"{padding_name.format(index)}: expected a padding of at most {MAX_SIDE}, got "
-                f"{geometry.paddings[index]} for dilation {geometry.dilations[index]}"
-            )
+        _check_padding(padding_name.format(index), geometry, index)
         out_hw = geometry.output_hw((height, width), index)
         if out_hw[0] <= 0 or out_hw[1] <= 0:
             raise ArgumentError(
@@ -140,19 +112,121 @@ def check_warp(
             _check_shape(
                 mask_name.format(index),
                 masks[index],
-                (frames, offset_channels // 2, *out_hw),
+                (frames, offset_groups * kernel_h * kernel_w, *out_hw),
                 input,
             )
+    _check_window(input, frame_weights)
+    named = [("input", input), ("weight", weight), ("bias", bias), ("frame_weights", frame_weights)]
+    named += [(offset_name.format(i), t) for i, t in enumerate(offsets)]
+    named += [(mask_name.format(i), t) for i, t in enumerate(masks)]
+    _check_devices_and_dtypes(named, input)
+    for name, group in ((offset_name, offsets), (mask_name, masks)):
+        for index, tensor in enumerate(group):
+            if tensor.dtype != group[0].dtype:
+                raise ArgumentTypeError(
+                    f"{name.format(index)}: expected the dtype of {name.format(0)}, "
+                    f"{group[0].dtype}, got {tensor.dtype}"
+                )
+
+
+def check_offset_conv(
+    features: Tensor,
+    input: Tensor,
+    offset_weight: Tensor,
+    weight: Tensor,
+    frame_weights: Tensor | None,
+    geometry: WarpGeometry,
+) -> None:
+    """Everything that every backend of ``offset_conv_warp`` relies on.
+
+    Raises:
+        ArgumentError: shapes, sizes or devices do not fit together.
+        ArgumentTypeError: a dtype is not supported, or float64 is mixed with another dtype.
+    """
+    _check_weight(input, weight)
+    count, feature_channels = weight.shape[0], features.shape[1]
+    if feature_channels == 0:
+        raise ArgumentError(f"features: expected F of at least 1, got shape {_shape(features)}")
+    _check_shape("features", features, (input.shape[0], feature_channels, *input.shape[2:]), input)
+    expected = (count, offset_weight.shape[1], feature_channels, 3, 3)
+    if tuple(offset_weight.shape) != expected:
+        raise ArgumentError(
+            f"offset_weight: expected shape {expected}, got {_shape(offset_weight)} for features "
+            f"{_shape(features)} and weight {_shape(weight)}"
+        )
+    _check_offset_groups("offset_weight", offset_weight, input, geometry.taps, weight)
+    for index in range(count):
+        _check_padding(f"dilations[{index}]", geometry, index)
+        if max(geometry.dilations[index]) > MAX_SIDE:  # also the offset convolution's padding
+            raise ArgumentError(
+                f"dilations[{index}]: expected at most {MAX_SIDE}, got {geometry.dilations[index]}"
+            )
+    _check_window(input, frame_weights)
+    named = {"features": features, "input": input, "offset_weight": offset_weight}
+    _check_devices_and_dtypes(
+        [*named.items(), ("weight", weight), ("frame_weights", frame_weights)], input
+    )
+
+
+def _check_weight(input: Tensor, weight: Tensor) -> None:
+    channels, height, width = input.shape[1:]
+    _, out_channels, weight_channels, kernel_h, kernel_w = weight.shape
+    if weight.shape[0] == 0 or kernel_h * kernel_w == 0 or out_channels * weight_channels == 0:
+        raise ArgumentError(f"weight: expected no empty dimension, got shape {_shape(weight)}")
+    if channels == 0 or height == 0 or width == 0:
+        raise ArgumentError(f"input: expected C, H and W of at least 1, got shape {_shape(input)}")
+    if channels % weight_channels != 0:
+        raise ArgumentError(
+            f"weight: its {weight_channels} input channels do not divide the {channels} channels "
+            f"of input; got weight {_shape(weight)} and input {_shape(input)}"
+        )
+    groups = channels // weight_channels
+    if out_channels % groups != 0:
+        raise ArgumentError(
+            f"weight: its {out_channels} output channels are not a multiple of the {groups} groups "
+            f"that follow from weight {_shape(weight)} and input {_shape(input)}"
+        )
+
+
+def _check_offset_groups(
+    name: str, offset: Tensor, input: Tensor, taps: int, weight: Tensor
+) -> int:
+    """G, from the dimension 1 of offsets or of the weight of their convolution."""
+    channels, offset_channels = input.shape[1], offset.shape[1]
+    if offset_channels == 0 or offset_channels % (2 * taps) != 0:
+        raise ArgumentError(
+            f"{name}: expected dimension 1 to be a multiple of 2 * kh * kw = "
+            f"{2 * taps}, got shape {_shape(offset)} for weight {_shape(weight)}"
+        )
+    offset_groups = offset_channels // (2 * taps)
+    if channels % offset_groups != 0:
+        raise ArgumentError(
+            f"{name}: its {offset_groups} offset groups do not divide the "
+            f"{channels} channels of input; got shapes "
+            f"{_shape(offset)} and {_shape(input)}"
+        )
+    return offset_groups
+
+
+def _check_padding(name: str, geometry: WarpGeometry, index: int) -> None:
+    if max(geometry.paddings[index]) > MAX_SIDE:
+        raise ArgumentError(
+            f"{name}: expected a padding of at most {MAX_SIDE}, got "
+            f"{geometry.paddings[index]} for dilation {geometry.dilations[index]}"
+        )
+
+
+def _check_window(input: Tensor, frame_weights: Tensor | None) -> None:
     if frame_weights is not None:
-        window = frame_weights.shape[0]
+        frames, window = input.shape[0], frame_weights.shape[0]
         if window == 0 or frames % window != 0:
             raise ArgumentError(
                 f"frame_weights: its length {window} does not divide the {frames} frames of input; "
                 f"got frame_weights {_shape(frame_weights)} and input {_shape(input)}"
             )
-    named = [("input", input), ("weight", weight), ("bias", bias), ("frame_weights", frame_weights)]
-    named += [(offset_name.format(i), t) for i, t in enumerate(offsets)]
-    named += [(mask_name.format(i), t) for i, t in enumerate(masks)]
+
+
+def _check_devices_and_dtypes(named: Sequence[tuple[str, Tensor | None]], input: Tensor) -> None:
     for name, tensor in named:
         if tensor is None:
             continue
@@ -165,13 +239,6 @@ def check_warp(
                 f"{name}: float64 does not mix with other dtypes; got {tensor.dtype} "
                 f"and input {input.dtype}"
             )
-    for name, group in ((offset_name, offsets), (mask_name, masks)):
-        for index, tensor in enumerate(group):
-            if tensor.dtype != group[0].dtype:
-                raise ArgumentTypeError(
-                    f"{name.format(index)}: expected the dtype of {name.format(0)}, "
-                    f"{group[0].dtype}, got {tensor.dtype}"
-                )
 
 
 def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], input: Tensor) -> None:

@@ -26,7 +26,7 @@ from pwkernels.checks import (
     check_warp,
     choose_backend,
 )
-from pwkernels.geometry import WarpGeometry, same_padding
+from pwkernels.geometry import WarpGeometry
 
 
 def multi_dilation_deform_warp(
@@ -99,9 +99,7 @@ def multi_dilation_deform_warp(
             f"weight: expected odd kernel sides, got {kernel_hw[0]} x {kernel_hw[1]}"
         )
     pairs = [check_pair(f"dilations[{d}]", dilation, 1) for d, dilation in enumerate(dilations)]
-    geometry = WarpGeometry(
-        kernel_hw, (1, 1), tuple(same_padding(kernel_hw, pair) for pair in pairs), tuple(pairs)
-    )
+    geometry = WarpGeometry.keeping_size(kernel_hw, pairs)
     if frame_weights is not None:
         check_tensor("frame_weights", frame_weights, 1)
     if bias is not None:

@@ -30,6 +30,12 @@ class WarpGeometry:
     dilations: tuple[Pair, ...]
 
     @classmethod
+    def keeping_size(cls, kernel_hw: Pair, dilations: Sequence[Pair]) -> WarpGeometry:
+        """Of convolutions whose output has the size of the map; both kernel sides must be odd."""
+        paddings = tuple(same_padding(kernel_hw, dilation) for dilation in dilations)
+        return cls(kernel_hw, (1, 1), paddings, tuple(dilations))
+
+    @classmethod
     def from_flat(
         cls,
         kernel_hw: Sequence[int],

@@ -296,15 +296,17 @@ def _slices(value: Any, dim: Any, index: int) -> Any:
     return value if dim is None else value.select(dim, index)
 
 
+def vmapped_calls(args: Sequence[Any], in_dims: Sequence[Any], count: int) -> list[list[Any]]:
+    """The arguments of the ``count`` calls that a vmapped call stands for."""
+    return [[_slices(a, d, i) for a, d in zip(args, in_dims, strict=True)] for i in range(count)]
+
+
 @register_vmap("pwkernels::deform_warp")
 def _vmap_forward(info, in_dims, *args):
     weight_dims = in_dims[3:6]
     if any(dim is not None for dim in weight_dims):
-        outputs = [
-            deform_warp(*(_slices(a, d, i) for a, d in zip(args, in_dims, strict=True)))
-            for i in range(info.batch_size)
-        ]
-        return torch.stack(outputs), 0
+        calls = vmapped_calls(args, in_dims, info.batch_size)
+        return torch.stack([deform_warp(*call) for call in calls]), 0
 
     # With shared weights the mapped dimension joins the batch: windows stay together.
     def fold(tensor: Tensor, dim: int | None) -> Tensor:
@@ -329,9 +331,7 @@ def _vmap_forward(info, in_dims, *args):
 @register_vmap("pwkernels::deform_warp_backward")
 def _vmap_backward(info, in_dims, *args):
     # The weight's gradient is one per mapped element: nothing to share between them.
-    grads = [
-        deform_warp_backward(*(_slices(a, d, i) for a, d in zip(args, in_dims, strict=True)))
-        for i in range(info.batch_size)
-    ]
+    calls = vmapped_calls(args, in_dims, info.batch_size)
+    grads = [deform_warp_backward(*call) for call in calls]
     stacked = [torch.stack(parts) for parts in zip(*grads, strict=True)]
     return stacked, [0] * len(stacked)

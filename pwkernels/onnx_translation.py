@@ -10,7 +10,8 @@
     )
 
 The table translates ``pwkernels::deform_warp``, which is what captured calls of ``deform_conv2d``,
-``multi_dilation_deform_warp`` and their modules consist of, and ``torchvision::deform_conv2d``.
+``multi_dilation_deform_warp`` and their modules consist of, ``pwkernels::offset_conv_warp``, and
+``torchvision::deform_conv2d``.
 Calls with ``backend="reference"`` are captured as plain operators and need no table.
 
 Operators: https://onnx.ai/onnx/operators/onnx__DeformConv.html (opset 19) and
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pwkernels import library  # noqa: F401  registers the operator
+from pwkernels import library, offset_conv  # noqa: F401  register the operators
 from pwkernels.checks import MAX_SIDE, ArgumentError
 from pwkernels.geometry import Pair, WarpGeometry
 
@@ -120,8 +121,26 @@ def table(deform_op: str = "DeformConv") -> dict[Callable[..., Any], Translation
             (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w),
         )  # fmt: skip
 
+    def offset_conv_warp(
+        features: Value,
+        input: Value,
+        offset_weight: Value,
+        weight: Value,
+        frame_weights: Value | None,
+        dilations: Sequence[int],
+        backend: str,
+    ) -> Value:
+        kernel_hw = (_fixed("weight", weight, 3), _fixed("weight", weight, 4))
+        pairs = list(zip(dilations[::2], dilations[1::2], strict=True))
+        paddings = WarpGeometry.keeping_size(kernel_hw, pairs).flat_paddings()
+        return _warp(
+            convolve, input, _offset_fields(features, offset_weight, pairs, weight.dtype), [],
+            weight, None, frame_weights, (1, 1), paddings, dilations,
+        )  # fmt: skip
+
     translations: dict[Callable[..., Any], Translation] = {
-        torch.ops.pwkernels.deform_warp.default: deform_warp
+        torch.ops.pwkernels.deform_warp.default: deform_warp,
+        torch.ops.pwkernels.offset_conv_warp.default: offset_conv_warp,
     }
     try:
         import torchvision.ops  # noqa: F401
@@ -231,6 +250,31 @@ def _warp(
         if bias is not None:
             total = op.Add(total, op.Reshape(bias, _constant([out_channels, 1, 1])))
     return total if input.dtype == arithmetic else op.Cast(total, to=input.dtype)
+
+
+def _offset_fields(
+    features: Value, offset_weight: Value, dilations: Sequence[Pair], dtype: Any
+) -> list[Value]:
+    """Offsets of ``offset_conv_warp``, one ordinary convolution each."""
+    from onnxscript import ir
+
+    op = _operators()
+    batch, _, height, width = features.shape
+
+    def cast(value: Value) -> Value:
+        return value if value.dtype == dtype else op.Cast(value, to=dtype)
+
+    maps, kernels = cast(features), cast(offset_weight)
+    fields = []
+    for index, dilation in enumerate(dilations):
+        kernel = op.Gather(kernels, _constant(index), axis=0)
+        pads = (*dilation, *dilation)
+        field = op.Conv(maps, kernel, None, kernel_shape=(3, 3), dilations=dilation, pads=pads)
+        # Of nodes within a translation the exporter infers neither.
+        field.shape = ir.Shape((batch, offset_weight.shape[1], height, width))
+        field.dtype = dtype
+        fields.append(field)
+    return fields
 
 
 def _deform_conv(convolution: _Convolution) -> Value:

@@ -348,5 +348,8 @@ def instruction_set(name: str) -> Iterator[None]:
 
     forward = functools.partial(launch.forward, instruction_set=name)
     backward = functools.partial(launch.backward, instruction_set=name)
-    with mock.patch.multiple(launch, forward=forward, backward=backward):
+    offset_conv_warp = functools.partial(launch.offset_conv_warp, instruction_set=name)
+    with mock.patch.multiple(
+        launch, forward=forward, backward=backward, offset_conv_warp=offset_conv_warp
+    ):
         yield

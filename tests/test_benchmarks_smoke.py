@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import demo_table, own_video_table, report, results
+from benchmarks import (
+    aggregating,
+    demo_table,
+    own_video_table,
+    report,
+    results,
+    system_tables,
+    training_steps,
+    warp_tables,
+)
+from benchmarks.baseline import BaselineWarper
+from benchmarks.system_cases import SIZES, make_model, normalised
 
 ROOT = Path(__file__).parent.parent
-MARKERS = "<!-- benchmarks:begin -->\n<!-- benchmarks:end -->"
+MARKERS = "\n".join([*report.WARP, "", *report.SYSTEM])
 
 
 def run(*arguments: object, code: int = 0) -> str:
@@ -26,16 +38,20 @@ def run(*arguments: object, code: int = 0) -> str:
 
 def test_every_row_runs_and_matches_the_reference() -> None:
     out = run(
-        "-m", "pytest", "benchmarks", "--benchmark-disable", "--smoke", "--device", "cpu", "-q",
-        "-p", "no:cacheprovider",
+        "-m", "pytest", "benchmarks/test_bench_warp.py", "--benchmark-disable", "--smoke",
+        "--device", "cpu", "-q", "-p", "no:cacheprovider",
     )  # fmt: skip
     assert "passed" in out and "skipped" not in out
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the results of a tiny run."""
+    """A folder with the results of tiny runs of both suites."""
     folder = tmp_path_factory.mktemp("results")
+    run(
+        "-m", "benchmarks.run", "--suite", "system", "--smoke", "--device", "cpu",
+        "--out", folder / "system", "--commit", "abc1234",
+    )  # fmt: skip
     run(
         "-m", "benchmarks.run", "--smoke", "--device", "cpu", "--cases", "window,single",
         "--out", folder, "--commit", "abc1234",
@@ -61,20 +77,110 @@ def test_results_file(saved: Path) -> None:
 
 
 def test_report(saved: Path, tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# Title\n\n{MARKERS}\n\nThe rest.\n")
+    readme, page = tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"
+    page.parent.mkdir()
+    for path in (readme, page):
+        path.write_text(f"# Title\n\n{MARKERS}\n\nThe rest.\n")
     command = ["--results", str(saved), "--readme", str(readme)]
     assert report.main([*command, "--check"]) == 1
     assert report.main(command) == 0
     run("-m", "benchmarks.report", *command, "--check")
-    text = readme.read_text()
-    assert text.startswith("# Title\n\n") and text.endswith("\n\nThe rest.\n")
-    assert "| window | forward |" in text and "abc1234" in text and "Not yet measured" in text
+    text, all_of_it = readme.read_text(), page.read_text()
+    for shown in (text, all_of_it):
+        assert shown.startswith("# Title\n\n") and shown.endswith("\n\nThe rest.\n")
+        assert "| window | forward |" in shown and "abc1234" in shown
+        assert "not yet measured" in shown and "| smoke, warp |" in shown
+    assert "width" not in text and "| 16, 1 | forward |" in all_of_it
+    assert "(docs/images/speed-" in text and "(images/speed-" in all_of_it
     images = sorted((tmp_path / "docs" / "images").iterdir())
-    assert len(images) == 2 and all(image.name in text for image in images)
+    assert len(images) == 3 and all(image.name in all_of_it for image in images)
     before = [image.read_bytes() for image in images]
     report.main(command)
     assert readme.read_text() == text and [image.read_bytes() for image in images] == before
+    page.write_text(all_of_it.replace("| window |", "| door |"))
+    assert report.main([*command, "--check"]) == 1
+
+
+def test_results_of_the_system(saved: Path) -> None:
+    (path,) = (saved / "system").glob("*.json")
+    result = json.loads(path.read_text())
+    rows = {(r["what"], r["implementation"]): r for r in result["rows"]}
+    assert len(rows) == len(result["rows"])
+    for row in result["rows"]:
+        assert row["matches"] and 0 <= row["relative_error"] <= row["bound"]
+        assert 0 < row["p20_ms"] <= row["p50_ms"] <= row["p80_ms"] and row["items"] > 0
+    for what in ("one person", "windows", "video", "video, held boxes", "warp step", "pose step"):
+        assert {(what, "baseline"), (what, "posewarper"), (what, "posewarper-bf16")} <= set(rows)
+        assert rows[what, "posewarper"]["relative_error"] > 0 or what.startswith("video")
+    assert ("windows", "posewarper-held") in rows and ("warp data, 0 workers", "baseline") in rows
+    parts = rows["one person", "baseline"]["operations_by_part"]
+    frames = len(SIZES["smoke"].config.window)
+    assert rows["one person", "baseline"]["operations"] == frames * sum(parts.values())
+    held, apart = (rows["windows", f"posewarper{kind}"]["operations"] for kind in ("-held", ""))
+    windows = SIZES["smoke"].windows
+    saved_frames = windows * frames - (windows + frames - 1)
+    assert apart - held == saved_frames * parts["backbone"]
+    split = rows["video", "posewarper"]["split_ms"]
+    assert all(split[part] > 0 for part in ("decode", "crop", "network", "decode joints", "write"))
+    assert set(result["ceilings"]) == {"fp32_operations_per_second", "bf16_operations_per_second"}
+
+
+def test_the_baseline_is_the_network_written_plainly() -> None:
+    model, crops = make_model(SIZES["smoke"]), aggregating.make_crops(SIZES["smoke"], "windows")
+    frames = normalised(aggregating.windows_of(crops, 5))
+    baseline = BaselineWarper(model)
+    with torch.no_grad():
+        expected, found = model.network.aggregate(frames), baseline.aggregate(frames)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        # Every part matters: none of them can be wrong without being seen.
+        for part in (baseline.backbone, baseline.offset_feats, baseline.offsets, baseline.kernels):
+            kept = [parameter.clone() for parameter in part.parameters()]
+            for parameter in part.parameters():
+                parameter *= 1.05
+            changed = aggregating.difference(baseline.aggregate(frames), expected)
+            assert changed > 10 * aggregating.BOUNDS["fp32"]
+            for parameter, old in zip(part.parameters(), kept, strict=True):
+                parameter.copy_(old)
+    assert aggregating.difference(found[:1], expected) == float("inf")
+    assert aggregating.difference(found * float("nan"), expected) == float("inf")
+
+
+def test_gradients_of_another_loss_are_noticed() -> None:
+    size = SIZES["smoke"]
+    expected = training_steps.expected_step(size, "warp", "cpu")
+    assert training_steps.difference(expected, expected) == 0
+    twice = {name: 2 * moved for name, moved in expected.items()}
+    for wrong in (twice, twice | {"loss": expected["loss"]}, {"loss": expected["loss"]}):
+        assert training_steps.difference(wrong, expected) > training_steps.BOUNDS["bf16"]
+    assert {"warp.weight", "offsets.0.weight", "loss"} <= set(expected)
+    assert not any(name.startswith("backbone") for name in expected)
+
+
+def system_result(**changes: object) -> dict:
+    """A result of the system."""
+    row = {
+        "suite": "aggregation", "case": "small", "what": "windows", "dtype": "fp32", "items": 8,
+        "matches": True, "relative_error": 1e-6, "bound": 1e-4, "operations": 10**9,
+        "peak_extra_bytes": 5_000_000, "p20_ms": 95.0, "p50_ms": 100.0, "p80_ms": 105.0,
+    }  # fmt: skip
+    ours = {**row, "implementation": "posewarper", "p50_ms": 40.0, **changes}
+    result = fake_result()
+    result["machine"] = {**result["machine"], "device": "cpu", "instruction_set": "x", "threads": 2}
+    result["ceilings"] = {"fp32_operations_per_second": 1e11}
+    result["rows"] = [{**row, "implementation": "baseline"}, ours]
+    return result
+
+
+def test_tables_of_the_system() -> None:
+    text = system_tables.section([system_result()])
+    assert "| small | 80 | 200 (2.5) |" in text
+    assert "| small, windows | posewarper | 40 (95–105) | 200 (2.5) | 25 % |" in text
+    assert system_tables.bars(system_result()) == [
+        "small, windows: 2.50 in fp32, 0.00 in bf16; wanted 2.5"
+    ]
+    wrong = system_tables.section([system_result(matches=False, relative_error=0.5)])
+    assert "| small | 80 | wrong |" in wrong and "**no**: 5e-01 of 1e-04" in wrong
+    assert "200" not in wrong
 
 
 def fake_result(**changes: object) -> dict:
@@ -100,7 +206,7 @@ def fake_result(**changes: object) -> dict:
 
 
 def test_report_of_a_gpu() -> None:
-    text = report.section([fake_result()])
+    text = warp_tables.section([fake_result()])
     fields = [field.strip() for field in next(
         line for line in text.splitlines() if line.startswith("| window, float32")
     ).split("|")]  # fmt: skip
@@ -110,7 +216,7 @@ def test_report_of_a_gpu() -> None:
 
 
 def test_a_wrong_result_has_no_speed() -> None:
-    text = report.section([fake_result(matches=False, relative_error=0.3)])
+    text = warp_tables.section([fake_result(matches=False, relative_error=0.3)])
     line = next(line for line in text.splitlines() if line.startswith("| window, float32"))
     fields = [field.strip() for field in line.split("|")]
     assert fields[3] == "wrong" and fields[5:9] == ["–"] * 4
@@ -130,11 +236,19 @@ def test_memory() -> None:
     assert 0 <= row["peak_extra_bytes"] < 16e6
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
+def test_memory_of_training() -> None:
+    row = json.loads(
+        run("-m", "benchmarks.system_memory", "--size", "smoke", "--what", "warp step")
+    )
+    assert 0 < row["peak_extra_bytes"] < 64e6
+
+
 def test_gpu_script_without_a_gpu(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         assert "no GPU" in run("-m", "benchmarks.gpu_run", code=2)
     out = run("-m", "benchmarks.gpu_run", "--dry-run", "--out", tmp_path)
-    assert "correctness: 6 of 6 right" in out
+    assert re.search(r"correctness: (\d+) of \1 right", out)
     assert (tmp_path / "correctness.json").exists()
 
 
@@ -188,5 +302,6 @@ def test_table_of_own_videos(tmp_path: Path) -> None:
 
 
 def test_readme_has_the_tables() -> None:
+    assert report.main(["--check"]) == 0
     assert demo_table.main(["--check"]) == 0
     assert own_video_table.main(["--check"]) == 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from posewarper.export.comparison import Comparison
-from posewarper.export.graphs import Mode
+from posewarper.export.graphs import Mode, Precision
+from posewarper.export.packages import to_package
 from posewarper.export.writing import DeformOp, to_onnx
 from posewarper.models import WINDOWS, load_model
 
@@ -18,7 +19,7 @@ def export(
     model: Path,
     out: Path | None = None,
     mode: Mode | None = None,
-    format: Literal["onnx"] = "onnx",
+    format: Literal["onnx", "aoti"] = "onnx",
     deform_op: DeformOp = "DeformConv",
     opset: int | None = None,
     decode: bool = True,
@@ -26,9 +27,13 @@ def export(
     normalise: bool = True,
     fold: bool = True,
     window: WindowName | None = None,
+    precision: Precision = "fp32",
+    dynamic_size: bool = False,
     compare: bool = True,
+    images: Path | None = None,
+    device: str = "cpu",
 ) -> Comparison | None:
-    """Write a trained model as a file that runs without PyTorch, and compare the two.
+    """Write a trained model as a file that runs without this package, and compare the two.
 
     What the file wants and returns, and a program that uses it: docs/deployment.md.
 
@@ -38,7 +43,8 @@ def export(
         mode: single: a frame alone; pair: a support frame's pose moved to the key frame; propagate:
             the key frame's heatmaps moved to a support frame; aggregate: a window of frames. By
             default aggregate for models with a warp head, else single.
-        format: of the file.
+        format: onnx, for programs without PyTorch; aoti: compiled ahead of time for this kind of
+            machine by a C++ compiler; runs in PyTorch with pwkernels imported.
         deform_op: the operator that moves heatmaps: DeformConv, or GridSample for runtimes that do
             not have it.
         opset: of the file; by default the first one that has the operator.
@@ -48,9 +54,25 @@ def export(
         fold: BatchNorm folded into the convolutions, and what does not depend on images into
             constants.
         window: frames and weights of aggregate; by default those of the model.
-        compare: compare with PyTorch on random images, in onnxruntime; a file that differs is not
-            written.
+        precision: fp16: weights in half the space, and arithmetic in half precision where it may
+            be; inputs and outputs stay as they are.
+        dynamic_size: crops of any height and width that the network can have, not only the model's.
+        compare: compare with PyTorch, for onnx in onnxruntime; a file that differs is not written.
+        images: a video, an image or a folder of images; crops of some frames are compared, too.
+            Otherwise random images alone.
+        device: of aoti: cpu, cuda, ..; where the file runs.
     """
+    if format == "aoti":
+        for name, value, default in (
+            ("deform_op", deform_op, "DeformConv"),
+            ("opset", opset, None),
+            ("precision", precision, "fp32"),
+            ("dynamic_size", dynamic_size, False),
+        ):
+            if value != default:
+                raise ValueError(f"{name}: only format 'onnx' has it, got {value!r} with 'aoti'")
+    elif device != "cpu":
+        raise ValueError(f"device: only format 'aoti' has one, got {device!r} with {format!r}")
     loaded = load_model(model)
     if mode is None:
         mode = "aggregate" if loaded.warps else "single"
@@ -58,20 +80,29 @@ def export(
         raise ValueError(f"window: expected one of {list(WINDOWS)}, got {window!r}")
     if out is None:
         source = model / "best" if model.is_dir() else model
-        out = source.with_name(f"{source.stem}-{mode}.onnx")
-    comparison = to_onnx(
-        loaded,
-        out,
-        mode=mode,
-        deform_op=deform_op,
-        opset=opset,
-        decode=decode,
-        refinement=refinement,
-        normalise=normalise,
-        fold=fold,
-        window=None if window is None else WINDOWS[window],
-        compare_results=compare,
-    )
+        out = source.with_name(f"{source.stem}-{mode}.{'onnx' if format == 'onnx' else 'pt2'}")
+    options: dict[str, Any] = {
+        "mode": mode,
+        "decode": decode,
+        "refinement": refinement,
+        "normalise": normalise,
+        "fold": fold,
+        "window": None if window is None else WINDOWS[window],
+        "compare_results": compare,
+        "images": images,
+    }
+    if format == "aoti":
+        comparison = to_package(loaded, out, device=device, **options)
+    else:
+        comparison = to_onnx(
+            loaded,
+            out,
+            deform_op=deform_op,
+            opset=opset,
+            precision=precision,
+            dynamic_size=dynamic_size,
+            **options,
+        )
     print("not compared with PyTorch" if comparison is None else comparison)
     print(f"{mode}, {out.stat().st_size / 1e6:.1f} MB -> {out}")
     return comparison

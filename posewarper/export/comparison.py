@@ -1,63 +1,78 @@
-"""Whether a file computes what PyTorch computes: on random images, through onnxruntime."""
+"""Whether a file computes what PyTorch computes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from posewarper.export.graphs import INPUTS, Graph, Mode
+from posewarper.export.graphs import Graph, Mode, Precision
+from posewarper.export.inputs import random_inputs
 from posewarper.heatmaps import decode
 from posewarper.models import HEATMAP_STRIDE, PoseModel, Window
 
-HEATMAP_TOLERANCE = 1e-4
-JOINT_TOLERANCE = 0.01
+#: Of heatmaps, as a share of the largest value where that is above 1, and of joints in pixels of
+#: the crop.
+TOLERANCES: dict[Precision, tuple[float, float]] = {"fp32": (1e-4, 0.01), "fp16": (1e-2, 0.25)}
+_DECODING_TOLERANCE = 0.01  # pixels; it is done in float32 in any case
 _DRAWS = 8
+
+#: Runs a file: inputs in the order of ``INPUTS``, outputs by name.
+Run = Callable[[tuple[Tensor, ...]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A file's results against PyTorch's, in float32, for batches of 1 and 2.
+    """A file's results against PyTorch's in float32, for batches of 1 and 2.
 
     Attributes:
-        heatmap_error: largest difference of heatmaps and scores, as a fraction of PyTorch's largest
-            value (about 1 for trained models).
+        heatmap_error: largest difference of heatmaps and scores.
+        scaled_error: the same, divided by PyTorch's largest value where that is above 1, which it
+            hardly is for trained models.
         joint_error: largest difference of a joint in pixels of the crop, among those compared.
         decoding_error: the same between the joints of the graph and those decoded in PyTorch from
             the graph's own heatmaps, all of them; None for graphs that do not decode.
         joints: how many were compared.
-        undecided: how many more there were whose place changes under rounding errors of the size of
+        undecided: how many more there were whose place changes under errors of the size of
             ``heatmap_error``, as where two maxima are equally high.
+        random: on how many random inputs (crops, pairs or windows).
+        real: on how many inputs from real frames.
+        precision: of the file.
     """
 
     heatmap_error: float
+    scaled_error: float
     joint_error: float
     decoding_error: float | None
     joints: int
     undecided: int
+    random: int
+    real: int = 0
+    precision: Precision = "fp32"
 
     def __str__(self) -> str:
-        text = (
-            f"heatmaps within {self.heatmap_error:.1e} of PyTorch's, relative to the largest; "
-            f"{self.joints} joints within {self.joint_error:.1e} px of the crop"
-        )
+        text = f"{self.random} random and {self.real} real inputs: "
+        text += f"heatmaps within {self.heatmap_error:.1e} of PyTorch's"
+        if self.scaled_error < self.heatmap_error:
+            text += f" ({self.scaled_error:.1e} of the largest value)"
+        text += f"; {self.joints} joints within {self.joint_error:.1e} px of the crop"
         if self.undecided:
             text += f", {self.undecided} not compared as rounding decides where they are"
-        return text
+        heatmaps, joints = TOLERANCES[self.precision]
+        return f"{text} (limits of {self.precision}: {heatmaps:g} and {joints:g} px)"
 
     def faults(self) -> list[str]:
         """What is beyond the tolerances (NaN is); empty if nothing."""
+        heatmaps, joints = TOLERANCES[self.precision]
         checked = [
-            ("heatmaps", self.heatmap_error, HEATMAP_TOLERANCE),
-            ("joints in pixels", self.joint_error, JOINT_TOLERANCE),
+            ("heatmaps", self.scaled_error, heatmaps),
+            ("joints in pixels", self.joint_error, joints),
         ]
         if self.decoding_error is not None:
-            checked.append(("decoding in pixels", self.decoding_error, JOINT_TOLERANCE))
+            checked.append(("decoding in pixels", self.decoding_error, _DECODING_TOLERANCE))
         return [
             f"{name}: expected a difference of at most {limit}, got {error:.3g}"
             for name, error, limit in checked
@@ -65,30 +80,8 @@ class Comparison:
         ]
 
 
-def random_inputs(
-    model: PoseModel, mode: Mode, window: Window | None, bytes_in: bool, batch: int, seed: int
-) -> tuple[Tensor, ...]:
-    """Images that are smooth in some places and noise in others, and heatmaps."""
-    generator = torch.Generator().manual_seed(seed)
-    width, height = model.crop_wh
-    leading = (batch,) if window is None else (batch, len(window))
-    inputs = []
-    for name in INPUTS[mode]:
-        if name == "key_heatmaps":
-            size = (batch, model.config.joints, *model.heatmap_hw)
-            inputs.append(torch.rand(size, generator=generator))
-            continue
-        count = leading if name == "frames" else (batch,)
-        coarse = torch.rand(math.prod(count), 3, 4, 4, generator=generator)
-        smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
-        noise = torch.rand(smooth.shape, generator=generator)
-        images = (smooth + 0.2 * noise).clamp(0, 1).reshape(*count, 3, height, width)
-        inputs.append((255 * images).round().byte() if bytes_in else 4 * images - 2)
-    return tuple(inputs)
-
-
 def compare(
-    path: Path,
+    run: Run,
     model: PoseModel,
     mode: Mode,
     *,
@@ -96,26 +89,45 @@ def compare(
     refinement: str,
     decoded: bool,
     bytes_in: bool,
+    precision: Precision = "fp32",
+    dynamic_size: bool = False,
+    real: Sequence[tuple[Tensor, ...]] = (),
 ) -> Comparison:
-    """Runs a file with onnxruntime, and the model as it is in PyTorch, both on the CPU.
+    """Runs a file, and the model as it is in PyTorch on the CPU, in float32.
 
     Args:
-        path: the file.
+        run: runs the file; tensors on the CPU in and out. See ``onnx_runner``.
         model, mode, window, bytes_in: what it was made from; see ``Graph``.
         refinement: how joints are decoded, here or in the file.
         decoded: whether the file decodes them.
+        precision: of the file.
+        dynamic_size: whether the file takes crops of any size, and is run on two.
+        real: batches of ``real_inputs``, beside the random ones.
 
     Raises:
-        ValueError: onnxruntime is not installed, or refuses the file.
+        ValueError: of ``run``.
     """
-    session = _session(path)
     own = Graph(model, mode, window=window, refinement=None, bytes_in=bytes_in, fold=False)
-    heatmap_errors, joint_errors, decoding_errors, undecided = [], [], [], 0
-    for batch in (1, 2):
-        inputs = random_inputs(model, mode, window, bytes_in, batch, seed=batch)
+    tolerance = TOLERANCES[precision][1]
+    (width, height), more = model.crop_wh, model.backbone.size_multiple if dynamic_size else 0
+    random = [
+        random_inputs(model, mode, window, bytes_in, batch=1, seed=1),
+        random_inputs(
+            model,
+            mode,
+            window,
+            bytes_in,
+            batch=2,
+            seed=2,
+            crop_wh=(width + more, height + 2 * more),
+        ),
+    ]
+    heatmap_errors, scaled_errors, joint_errors, decoding_errors = [], [], [], []
+    undecided = 0
+    for inputs in (*random, *real):
         with torch.no_grad():
             expected = own.heatmaps(*inputs)
-        outputs = _run(session, mode, inputs)
+        outputs = run(inputs)
         heatmaps = outputs["heatmaps"]
         error = (heatmaps - expected).abs().max()
 
@@ -128,22 +140,31 @@ def compare(
             here = outputs["joints"]
             of_scores = (outputs["scores"] - heatmaps.amax((2, 3))).abs().max()
             error = torch.maximum(error, of_scores)
-        heatmap_errors.append(error if error == 0 else error / expected.abs().max())
-        certain = _certain(expected, joints, float(error), joints_of)
+        heatmap_errors.append(error)
+        scaled_errors.append(error / expected.abs().max().clamp_min(1))
+        certain = _certain(expected, joints, float(error), joints_of, tolerance)
         joint_errors.append((here - joints).abs().amax(-1)[certain])
         undecided += int((~certain).sum())
     compared = torch.cat(joint_errors)
     return Comparison(
         heatmap_error=float(torch.stack(heatmap_errors).max()),
+        scaled_error=float(torch.stack(scaled_errors).max()),
         joint_error=float(compared.max()) if len(compared) else 0.0,
         decoding_error=float(torch.stack(decoding_errors).max()) if decoded else None,
         joints=len(compared),
         undecided=undecided,
+        random=sum(len(inputs[0]) for inputs in random),
+        real=sum(len(inputs[0]) for inputs in real),
+        precision=precision,
     )
 
 
 def _certain(
-    heatmaps: Tensor, joints: Tensor, error: float, joints_of: Callable[[Tensor], Tensor]
+    heatmaps: Tensor,
+    joints: Tensor,
+    error: float,
+    joints_of: Callable[[Tensor], Tensor],
+    tolerance: float,
 ) -> Tensor:
     """``[B, J]``: whether joints stay where they are under errors of a few times the size seen."""
     generator = torch.Generator().manual_seed(0)
@@ -151,32 +172,47 @@ def _certain(
     for _ in range(_DRAWS):
         noise = 2 * torch.rand(heatmaps.shape, generator=generator) - 1
         moved = joints_of(heatmaps + 4 * error * noise) - joints
-        certain &= moved.abs().amax(-1) <= JOINT_TOLERANCE
+        certain &= moved.abs().amax(-1) <= tolerance
     return certain
 
 
-def _session(path: Path) -> Any:
+def need_onnxruntime() -> None:
+    """Raises ValueError where it is not installed."""
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401
     except ImportError:
         raise ValueError(
-            f"{path.name}: the comparison with PyTorch needs onnxruntime 1.25 or later, which "
+            "the comparison with PyTorch needs onnxruntime 1.25 or later, which "
             "pip install 'posewarper[onnx]' brings for Python 3.11 and later; "
             "without it, compare has to be false"
         ) from None
+
+
+def onnx_runner(path: Path) -> Run:
+    """Runs an ONNX file with onnxruntime on the CPU.
+
+    There float16 is what weights are stored in; the arithmetic is in float32.
+
+    Raises:
+        ValueError: onnxruntime refuses the file, now or when it is run.
+    """
+    import onnxruntime
+
     try:
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen classes of errors without a common one
         raise ValueError(
             f"onnxruntime {onnxruntime.__version__} does not load what was exported: {error}"
         ) from error
+    inputs = [value.name for value in session.get_inputs()]
+    outputs = [value.name for value in session.get_outputs()]
 
+    def run(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        feeds = {name: x.numpy() for name, x in zip(inputs, tensors, strict=True)}
+        try:
+            arrays = session.run(outputs, feeds)
+        except Exception as error:  # as above
+            raise ValueError(f"onnxruntime does not run what was exported: {error}") from error
+        return {name: torch.from_numpy(a) for name, a in zip(outputs, arrays, strict=True)}
 
-def _run(session: Any, mode: Mode, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    feeds = {name: x.numpy() for name, x in zip(INPUTS[mode], inputs, strict=True)}
-    names = [output.name for output in session.get_outputs()]
-    try:
-        arrays = session.run(names, feeds)
-    except Exception as error:  # as above
-        raise ValueError(f"onnxruntime does not run what was exported: {error}") from error
-    return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
+    return run

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
-from posewarper.export.comparison import Comparison, compare, random_inputs
-from posewarper.export.graphs import INPUTS, MODES, Graph, Mode
+from posewarper.export.capturing import captured
+from posewarper.export.comparison import Comparison, compare, need_onnxruntime, onnx_runner
+from posewarper.export.graphs import FRAME_HEATMAPS, MODES, PRECISIONS, Graph, Mode, Precision
+from posewarper.export.inputs import random_inputs, real_inputs
 from posewarper.files import whole_file
 from posewarper.heatmaps import REFINEMENTS
 from posewarper.models import PoseModel, Window
@@ -43,14 +42,18 @@ def to_onnx(
     normalise: bool = True,
     fold: bool = True,
     window: Window | None = None,
+    precision: Precision = "fp32",
+    dynamic_size: bool = False,
     compare_results: bool = True,
+    images: str | Path | None = None,
 ) -> Comparison | None:
     """Write one use of a model as an ONNX file, and compare it with PyTorch.
 
-    The batch is dynamic; crops have the model's size. Inputs and their shapes are those of
-    ``export.graphs``; the outputs are ``heatmaps [B, J, h, w]`` float32, before them, with
-    ``decode``, ``joints [B, J, 2]``, x and y in pixels of the crop, and ``scores [B, J]``, the
-    heights of the maxima. The model's property "posewarper" tells as JSON what ``describe``
+    The batch is dynamic. Inputs and their shapes are those of ``export.graphs``; the outputs are
+    ``heatmaps [B, J, h, w]`` float32, before them, with ``decode``, ``joints [B, J, 2]``, x and y
+    in pixels of the crop, and ``scores [B, J]``, the heights of the maxima. In mode "aggregate" the
+    tensor ``frame_heatmaps [B * T, J, h, w]`` float32 inside cuts the graph in two: see
+    ``onnx.utils.Extractor``. The model's property "posewarper" tells as JSON what ``describe``
     returns.
 
     Args:
@@ -65,25 +68,38 @@ def to_onnx(
         refinement: of the decoding, see ``heatmaps.decode``; by default the model's.
         normalise: whether images are RGB bytes, uint8, and the graph normalises them. Otherwise
             they are float32, as ``data.crops.normalise`` returns them.
-        fold: BatchNorm as part of the convolutions; for "aggregate" also the offset fields of the
-            key frame as constants.
+        fold: BatchNorm as part of the convolutions; for "aggregate" of a fixed size also the offset
+            fields of the key frame as constants.
         window: of "aggregate"; by default the model's.
+        precision: "fp32", or "fp16": weights in float16, and arithmetic where it may be; see
+            ``half.to_half``. Inputs and outputs are the same.
+        dynamic_size: whether crops may have any height and width that are multiples of the
+            backbone's ``size_multiple``; otherwise they have the model's size.
         compare_results: whether the file is compared with PyTorch, which needs onnxruntime.
+        images: a video, an image or a folder of images, of which crops are compared beside random
+            images; see ``inputs.real_inputs``.
 
     Returns:
-        The comparison, which is within its tolerances: heatmaps 1e-4 of the largest value, joints
-        0.01 pixels; None if there was none.
+        The comparison with PyTorch in float32, which is within ``comparison.TOLERANCES``: heatmaps
+        1e-4 * max(1, largest value), joints 0.01 pixels; for "fp16" 1e-2 and 0.25. None if there
+        was none.
 
     Raises:
         ValueError: options that are unknown or do not go together, a package that is missing, or
             a file that fails the checker or the comparison. There is no new file then.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or there are no such images.
     """
     path = Path(path)
     opset = _checked(model, path, mode, deform_op, opset, refinement, window)
+    _check_precision(precision, fold)
+    if compare_results:
+        need_onnxruntime()
+    if images is not None and not compare_results:
+        raise ValueError("images: they are for the comparison, which compare = false leaves out")
     refinement = model.refinement if refinement is None else refinement
     if mode == "aggregate":
         window = model.config.window if window is None else window
+    real = [] if images is None else real_inputs(Path(images), model, mode, window, normalise)
     try:
         table: Any = onnx_translation.table(deform_op)
         import onnx
@@ -96,11 +112,20 @@ def to_onnx(
         refinement=refinement if decode else None,
         bytes_in=normalise,
         fold=fold,
+        precision=precision,
+        dynamic_size=dynamic_size,
     )
     inputs = random_inputs(model, mode, window, normalise, batch=2, seed=0)
-    proto = _captured(graph, inputs, mode, decode, opset, table)
+    proto = captured(graph.eval(), inputs, opset=opset, table=table, dynamic_size=dynamic_size)
     about = describe(
-        model, mode, window=window, refinement=refinement, decode=decode, normalise=normalise
+        model,
+        mode,
+        window=window,
+        refinement=refinement,
+        decode=decode,
+        normalise=normalise,
+        precision=precision,
+        dynamic_size=dynamic_size,
     )
     onnx.helper.set_model_props(proto, {PROPERTY: json.dumps(about)})
     proto.producer_name, proto.producer_version = PROPERTY, _version()
@@ -116,13 +141,16 @@ def to_onnx(
         if not compare_results:
             return None
         comparison = compare(
-            partial,
+            onnx_runner(partial),
             model,
             mode,
             window=window,
             refinement=refinement,
             decoded=decode,
             bytes_in=normalise,
+            precision=precision,
+            dynamic_size=dynamic_size,
+            real=real,
         )
         if comparison.faults():
             raise ValueError(
@@ -140,14 +168,18 @@ def describe(
     refinement: str,
     decode: bool,
     normalise: bool,
+    precision: Precision = "fp32",
+    dynamic_size: bool = False,
 ) -> dict[str, Any]:
     """What a program has to know about a file: plain values.
 
     Returns:
         format, version (of this package), mode, skeleton (name, joints, flip_pairs, limbs, sigmas),
-        crop_wh, heatmap_wh, padding (growth of boxes), input ("uint8" RGB or "float32"
-        normalised), decodes, refinement, sigma, window (deltas and weights, or null), upright,
-        support_box: see ``PoseModel``.
+        crop_wh and heatmap_wh (the model's), dynamic_size (whether there may be others) and
+        size_multiple (of their height and width), padding (growth of boxes), input ("uint8" RGB or
+        "float32" normalised), precision ("fp32" or "fp16"), decodes, refinement, sigma, window
+        (deltas and weights, or null), frame_heatmaps (name of the tensor to cut the graph at, or
+        null), upright, support_box: see ``PoseModel``.
     """
     height, width = model.heatmap_hw
     return {
@@ -157,12 +189,16 @@ def describe(
         "skeleton": asdict(model.skeleton),
         "crop_wh": model.crop_wh,
         "heatmap_wh": (width, height),
+        "dynamic_size": dynamic_size,
+        "size_multiple": model.backbone.size_multiple,
         "padding": model.padding,
         "input": "uint8" if normalise else "float32",
+        "precision": precision,
         "decodes": decode,
         "refinement": refinement,
         "sigma": model.sigma,
         "window": None if window is None else asdict(window),
+        "frame_heatmaps": FRAME_HEATMAPS if mode == "aggregate" else None,
         "upright": model.upright,
         "support_box": model.support_box,
     }
@@ -175,19 +211,17 @@ def _version() -> str:
         return "not installed"
 
 
-def _checked(
-    model: PoseModel,
-    path: Path,
-    mode: str,
-    deform_op: str,
-    opset: int | None,
-    refinement: str | None,
-    window: Window | None,
-) -> int:
-    """The opset, if the options are known and go together; an error before any work."""
+def check_use(
+    model: PoseModel, path: Path, mode: str, refinement: str | None, window: Window | None
+) -> None:
+    """What holds for files of all formats: a use that the model has, and a place for the file.
+
+    Raises:
+        ValueError: an option is not known, or does not go with the others.
+        FileNotFoundError: there is no folder for the file.
+    """
     for name, value, known in (
         ("mode", mode, MODES),
-        ("deform_op", deform_op, DEFORM_OPS),
         ("refinement", refinement or "quarter", REFINEMENTS),
     ):
         if value not in known:
@@ -199,6 +233,23 @@ def _checked(
         )
     if window is not None and mode != "aggregate":
         raise ValueError(f"window: only mode 'aggregate' has one, got mode {mode!r}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: expected a file in a folder that exists")
+
+
+def _checked(
+    model: PoseModel,
+    path: Path,
+    mode: str,
+    deform_op: str,
+    opset: int | None,
+    refinement: str | None,
+    window: Window | None,
+) -> int:
+    """The opset, if the options are known and go together; an error before any work."""
+    check_use(model, path, mode, refinement, window)
+    if deform_op not in DEFORM_OPS:
+        raise ValueError(f"deform_op: expected one of {DEFORM_OPS}, got {deform_op!r}")
     first = 18 if mode == "single" else _FIRST_OPSET[deform_op]
     if opset is None:
         opset = _FIRST_OPSET[deform_op]
@@ -207,53 +258,14 @@ def _checked(
             f"opset: expected {first} to {_LAST_OPSET} for mode {mode!r} and deform_op "
             f"{deform_op!r}, got {opset}"
         )
-    if path.is_dir() or not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: expected a file in a folder that exists")
     return opset
 
 
-def _captured(
-    graph: Graph,
-    inputs: tuple[torch.Tensor, ...],
-    mode: Mode,
-    decode: bool,
-    opset: int,
-    table: Any,
-) -> Any:
-    """The graph as a proto, constants folded.
-
-    Raises:
-        ValueError: the exporter fails, or writes another opset.
-    """
-    from onnxscript import optimizer
-
-    batch = torch.export.Dim("batch")
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about itself
-        try:
-            program = torch.onnx.export(
-                graph.eval(),
-                inputs,
-                dynamo=True,
-                opset_version=opset,
-                custom_translation_table=table,
-                input_names=list(INPUTS[mode]),
-                output_names=["joints", "scores", "heatmaps"] if decode else ["heatmaps"],
-                dynamic_shapes=(tuple({0: batch} for _ in inputs),),
-                verbose=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            raise ValueError(f"mode: {mode!r} cannot be exported: {cause}") from error
-    assert program is not None
-    optimizer.optimize(program.model, input_size_limit=10**7)
-    proto = program.model_proto
-    written = {imported.domain: imported.version for imported in proto.opset_import}
-    if written != {"": opset}:
-        raise ValueError(f"opset: asked for {opset}, but the exporter wrote {written}")
-    for value in proto.graph.input:  # where capturing fails, the exporter tries fixed sizes
-        if not value.type.tensor_type.shape.dim[0].dim_param:
-            raise ValueError(f"mode: {mode!r} could not be captured for batches of any size")
-    return proto
+def _check_precision(precision: str, fold: bool) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: expected one of {PRECISIONS}, got {precision!r}")
+    if precision == "fp16" and not fold:
+        raise ValueError(
+            "fold: expected true with precision 'fp16', as the statistics of BatchNorm may be "
+            "beyond its range"
+        )

@@ -3,8 +3,10 @@
 from posewarper.data.tracks import labels_of
 from posewarper.inference.aggregation import Predicted, Scoring, predict_boxes
 from posewarper.inference.augmentation import augment_labels
+from posewarper.inference.loading import load_predictor
 from posewarper.inference.nms import joint_sigmas, oks_between, oks_nms, soft_oks_nms
-from posewarper.inference.predictor import PRECISIONS, PosePredictor, choose_device
+from posewarper.inference.onnx_predictor import OnnxPredictor
+from posewarper.inference.predictor import PRECISIONS, PosePredictor, Predictor, choose_device
 from posewarper.inference.propagation import (
     PropagationOptions,
     Propagator,
@@ -14,8 +16,10 @@ from posewarper.inference.propagation import (
 
 __all__ = [
     "PRECISIONS",
+    "OnnxPredictor",
     "PosePredictor",
     "Predicted",
+    "Predictor",
     "PropagationOptions",
     "Propagator",
     "Scoring",
@@ -23,6 +27,7 @@ __all__ = [
     "choose_device",
     "joint_sigmas",
     "labels_of",
+    "load_predictor",
     "make_propagator",
     "oks_between",
     "oks_nms",

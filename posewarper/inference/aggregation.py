@@ -26,10 +26,12 @@ from posewarper.data.crops import PIXELS_PER_SCALE
 from posewarper.data.dataset import Boxes, Windows
 from posewarper.data.dataset import Window as FrameWindow
 from posewarper.data.tables import Bools, Floats, Frames, Ints, People, PoseDataset, Regions, starts
+from posewarper.data.upright import not_turned
 from posewarper.data.video import FrameError, FrameSource
+from posewarper.inference.holding import KeptHeatmaps, check_finite, check_hold, hold_boxes
 from posewarper.inference.nms import joint_sigmas, oks_nms, soft_oks_nms
-from posewarper.inference.predictor import PosePredictor
-from posewarper.models import PoseModel, Window
+from posewarper.inference.predictor import Predictor
+from posewarper.models import PoseSpec, Window
 
 Mode = Literal["aggregate", "single", "both"]
 PersonScore = Literal["product", "box", "joints"]
@@ -108,6 +110,9 @@ class _Crops:
     """One person: crops of the different frames of the window, and which of them each frame is."""
 
     box: int
+    moment: int  # place of the key frame in the order of key frames
+    video: int
+    numbers: tuple[int, ...]  # U frames
     crops: Tensor  # [U, 3, H, W] uint8
     index: Ints  # [T], 0..U-1
     center: Floats  # [2]
@@ -115,7 +120,7 @@ class _Crops:
 
 
 def predict_boxes(
-    predictor: PosePredictor,
+    predictor: Predictor,
     boxes: Boxes,
     source: FrameSource,
     dataset: PoseDataset,
@@ -124,6 +129,7 @@ def predict_boxes(
     window: Window | None = None,
     scoring: Scoring | None = None,
     track_id: npt.ArrayLike | None = None,
+    hold: int = 1,
     workers: int = 0,
     progress: bool = True,
 ) -> Predicted:
@@ -152,6 +158,8 @@ def predict_boxes(
         window: frames and weights; by default the model's.
         scoring: by default ``Scoring()``.
         track_id: [B] of the boxes, to be carried to the people.
+        hold: frames over which the box of a track is held, so that each frame's heatmaps serve
+            several windows; see ``holding.hold_boxes``. With 1 every frame has its own.
         workers: processes that read frames and crop; each takes whole videos.
         progress: show a progress bar.
 
@@ -166,12 +174,9 @@ def predict_boxes(
     names = ("aggregate", "single") if mode == "both" else (mode,)
     model, scoring = predictor.model, scoring or Scoring()
     if "aggregate" in names:
-        if not model.warps:
-            raise ValueError(
-                f"mode: {mode!r} needs a model with a warp head; this one is a single-frame model, "
-                "which predicts in mode 'single'"
-            )
-        window = model.config.window if window is None else window
+        model.check_window(window, mode)
+        window = model.window if window is None else window
+        window = window if model.window_fixed else window.used()
     else:
         window = _KEY_ONLY
     _check_crops(model, "aggregate" in names)
@@ -182,15 +187,22 @@ def predict_boxes(
     if tracks.shape != (len(boxes),):
         raise ValueError(f"track_id: expected [{len(boxes)}], got {list(tracks.shape)}")
 
+    if hold != 1:
+        boxes = _held(boxes, tracks, hold, model)
+
     found = {name: _Found.empty(len(boxes), len(model.skeleton)) for name in names}
     done = np.zeros(len(boxes), np.bool_)
     scale = np.zeros((len(boxes), 2))
-    together = max(predictor.batch_size // len(window), 1)
+    if hold == 1:
+        together = max(predictor.batch_size // len(window), 1)
+    else:  # most of a window is there already
+        together = max(predictor.batch_size // 2, 1)
+    kept = KeptHeatmaps(predictor, 2 * max(workers, 1))  # whose videos take turns
     stream = _stream(boxes, source, window, predictor, workers, progress)
     for people in _batches(stream, together):
         rows = np.array([person.box for person in people])
         done[rows], scale[rows] = True, np.stack([person.scale for person in people])
-        heatmaps = _window_heatmaps(predictor, people)  # [B, T, J, h, w]
+        heatmaps = _window_heatmaps(kept, people)  # [B, T, J, h, w]
         for name in names:
             if name == "aggregate":
                 maps = predictor.aggregate(heatmaps, window)
@@ -200,7 +212,7 @@ def predict_boxes(
             center = np.stack([person.center for person in people])
             found[name].put(rows, *predictor.decode(maps, center, scale[rows]))
 
-    frames, row_of = _frames_with(dataset, boxes)
+    frames, row_of = frames_with(dataset, boxes)
     frame = np.array([row_of[place] for place in _places(boxes)], np.int64)
     area = (scale * PIXELS_PER_SCALE).prod(1)
     base = PoseDataset(
@@ -308,7 +320,7 @@ def _stream(
     boxes: Boxes,
     source: FrameSource,
     window: Window,
-    predictor: PosePredictor,
+    predictor: Predictor,
     workers: int,
     progress: bool,
 ) -> Iterator[_Crops]:
@@ -320,7 +332,7 @@ def _stream(
         source.prepare(boxes.videos[video] for video in videos)
     windows = Windows(boxes, source, window.deltas, crop_wh=model.crop_wh, padding=model.padding)
     loader = DataLoader(_Guarded(windows), batch_size=None, num_workers=workers)
-    total = len(set(_places(boxes)))
+    total, moment = len(set(_places(boxes))), 0
     with tqdm(total=total, unit="frame", desc="poses", disable=not progress) as bar:
         for item in loader:
             if isinstance(item, FrameError):
@@ -330,10 +342,31 @@ def _stream(
                 continue
             bar.update()
             # Frames that are clipped to the video occur several times in a window.
-            _, first, index = np.unique(item.numbers, return_index=True, return_inverse=True)
+            numbers, first, index = np.unique(item.numbers, return_index=True, return_inverse=True)
+            frames = tuple(numbers.tolist())
             for person, box in enumerate(item.boxes.tolist()):
                 crops = item.crops[person, first]
-                yield _Crops(box, crops, index, item.center[person], item.scale[person])
+                center, scale = item.center[person], item.scale[person]
+                yield _Crops(box, moment, item.video, frames, crops, index, center, scale)
+            moment += 1
+
+
+def _held(boxes: Boxes, tracks: Ints, hold: int, model: PoseSpec) -> Boxes:
+    """The boxes with those of tracks held; ids are those of a video.
+
+    Raises:
+        ValueError: nobody has a track.
+    """
+    check_hold(hold)
+    if not (tracks >= 0).any():
+        raise ValueError(f"hold: {hold} frames need boxes with track ids, and there are none")
+    bbox = boxes.bbox.copy()
+    for video in np.unique(boxes.video):
+        rows = boxes.video == video
+        turned = not_turned(bbox[rows])
+        held = hold_boxes(boxes.number[rows], tracks[rows], turned, hold, model)
+        bbox[rows] = held[:, :4]
+    return replace(boxes, bbox=bbox)
 
 
 def _batches(people: Iterable[_Crops], size: int) -> Iterator[list[_Crops]]:
@@ -342,29 +375,21 @@ def _batches(people: Iterable[_Crops], size: int) -> Iterator[list[_Crops]]:
         yield batch
 
 
-def _window_heatmaps(predictor: PosePredictor, people: Sequence[_Crops]) -> Tensor:
+def _window_heatmaps(kept: KeptHeatmaps, people: Sequence[_Crops]) -> Tensor:
     """H of every frame of the windows, ``[B, T, J, h, w]``; of every different crop once."""
     first = starts([len(person.crops) for person in people])
+    crops = torch.cat([person.crops for person in people])
+    keys, moments = [], []
+    for person in people:
+        region = person.center.tobytes() + person.scale.tobytes()
+        keys += [(person.video, number, region) for number in person.numbers]
+        moments += [person.moment] * len(person.numbers)
+    heatmaps = kept.of(keys, moments, lambda positions: crops[positions])
     index = np.stack([at + p.index for at, p in zip(first[:-1], people, strict=True)])
-    heatmaps = predictor.heatmaps(torch.cat([person.crops for person in people]))
-    check_finite(heatmaps)
     return heatmaps[torch.from_numpy(index).to(heatmaps.device)]
 
 
-def check_finite(heatmaps: Tensor) -> None:
-    """Warps sample nothing where maps are not finite, and nobody would notice.
-
-    Raises:
-        ValueError: some value is not finite.
-    """
-    if not torch.isfinite(heatmaps).all():
-        raise ValueError(
-            "model: its heatmaps are not finite: the weights are damaged, or the precision is too "
-            "low for them (fp32 and bf16 have the larger range)"
-        )
-
-
-def _check_crops(model: PoseModel, windows: bool) -> None:
+def _check_crops(model: PoseSpec, windows: bool) -> None:
     """One box for each person, which is not turned, is what there is."""
     if model.upright is not None:
         raise ValueError(
@@ -406,7 +431,7 @@ def _groups(rows: Ints, keys: Ints) -> list[Ints]:
     return np.split(rows, np.flatnonzero(np.diff(keys)) + 1) if len(rows) else []
 
 
-def _frames_with(dataset: PoseDataset, boxes: Boxes) -> tuple[Frames, dict[tuple[int, int], int]]:
+def frames_with(dataset: PoseDataset, boxes: Boxes) -> tuple[Frames, dict[tuple[int, int], int]]:
     """The frames of a data set and those of the boxes, and the row of each (video, number).
 
     What a file does not list it says nothing about: the size is that of a listed frame of the same

@@ -5,74 +5,63 @@ B crops, T frames of a window, J joints, h = H / 4 and w = W / 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from posewarper.data.crops import crop_matrices, invert_matrices, normalise, transform_points
 from posewarper.data.tables import Floats
 from posewarper.heatmaps import REFINEMENTS, decode, merge_flipped
-from posewarper.models import HEATMAP_STRIDE, PoseModel, PoseWarper, Window, channels_last
+from posewarper.models import (
+    HEATMAP_STRIDE,
+    FoldedWarper,
+    PoseModel,
+    PoseSpec,
+    Window,
+    folded,
+)
 from posewarper.models.devices import PRECISIONS, Precision, autocast, choose_device
+from posewarper.models.folding import Compiled
 
 
-class PosePredictor:
-    """The parts of all predictions; people and frames are the business of the modules beside this.
+class Predictor(ABC):
+    """The parts of a prediction, whatever runs the network.
+
+    People and frames are the business of the modules beside this.
 
     Args:
-        model: the model; its network is moved to the device.
-        device: "auto", "cpu", "cuda", "cuda:1".
-        precision: of the convolutions; heatmaps are float32 in any case.
-        flip_test: mean of the heatmaps of a crop and of its mirror image.
-        shift_flipped: the mirrored heatmaps one pixel to the right; see ``merge_flipped``.
-        refinement: how maxima are decoded; by default as the model was made for.
-        batch_size: crops per pass.
+        model: what crops and joints mean.
+        device: where heatmaps are.
+        flip_test, shift_flipped, refinement, batch_size: see ``PosePredictor``.
 
     Raises:
-        ValueError: an option is not known, or there is no such device.
+        ValueError: an option is not known.
     """
 
     def __init__(
         self,
-        model: PoseModel,
+        model: PoseSpec,
+        device: torch.device,
         *,
-        device: str = "auto",
-        precision: Precision = "fp32",
-        flip_test: bool = False,
-        shift_flipped: bool = False,
-        refinement: str | None = None,
-        batch_size: int = 64,
+        flip_test: bool,
+        shift_flipped: bool,
+        refinement: str | None,
+        batch_size: int,
     ):
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision: expected one of {list(PRECISIONS)}, got {precision!r}")
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         if refinement is not None and refinement not in REFINEMENTS:
             raise ValueError(f"refinement: expected one of {REFINEMENTS}, got {refinement!r}")
         self.model = model
-        self.device = choose_device(device)
-        self.precision: Precision = precision
+        self.device = device
         self.flip_test, self.shift_flipped = flip_test, shift_flipped
         self.refinement = model.refinement if refinement is None else refinement
         self.batch_size = batch_size
-        self.network = model.network.eval().to(self.device)
-        channels_last(self.network)
 
-    @property
-    def warper(self) -> PoseWarper:
-        """The network, which has to have a warp head.
-
-        Raises:
-            ValueError: it has none.
-        """
-        if not isinstance(self.network, PoseWarper):
-            raise ValueError(
-                "model: a single-frame model without a warp head: it predicts frame by frame only"
-            )
-        return self.network
-
+    @abstractmethod
     def heatmaps(self, crops: Tensor) -> Tensor:
         """H of each crop.
 
@@ -82,37 +71,8 @@ class PosePredictor:
         Returns:
             ``[B, J, h, w]`` float32 on the device.
         """
-        backbone = self.model.backbone
 
-        def run(part: Tensor) -> Tensor:
-            images = part.to(self.device, non_blocking=True)
-            if images.dtype == torch.uint8:
-                images = normalise(images)
-            images = images.contiguous(memory_format=torch.channels_last)
-            heatmaps = backbone(images).float()
-            if self.flip_test:
-                flipped = backbone(images.flip(-1)).float()
-                mirrored = self.model.skeleton.mirrored
-                heatmaps = merge_flipped(heatmaps, flipped, mirrored, self.shift_flipped)
-            return heatmaps
-
-        return self._in_batches(run, crops)
-
-    def warp(self, target: Tensor, source: Tensor, moved: Tensor | None = None) -> Tensor:
-        """Moves heatmaps from source to target frames; see ``PoseWarper.warp_heatmaps``.
-
-        Args:
-            target, source: H of both frames, ``[B, J, h, w]``.
-            moved: what is moved; without it ``source``.
-
-        Returns:
-            ``[B, J, h, w]`` float32 on the device.
-        """
-        moved = source if moved is None else moved
-        return self._in_batches(
-            lambda t, s, m: self.warper.warp_heatmaps(t, s, m).float(), target, source, moved
-        )
-
+    @abstractmethod
     def aggregate(self, heatmaps: Tensor, window: Window | None = None) -> Tensor:
         """Windows of heatmaps brought together; see ``PoseWarper.aggregate_heatmaps``.
 
@@ -123,10 +83,6 @@ class PosePredictor:
         Returns:
             ``[B, J, h, w]`` float32 on the device.
         """
-        step = max(self.batch_size // heatmaps.shape[1], 1)
-        return self._in_batches(
-            lambda part: self.warper.aggregate_heatmaps(part, window).float(), heatmaps, step=step
-        )
 
     def decode(
         self,
@@ -150,15 +106,151 @@ class PosePredictor:
         in_crop = places.double().cpu().numpy() * HEATMAP_STRIDE
         return transform_points(in_crop, back), scores.double().cpu().numpy()
 
+    def _merged(self, heatmaps: Tensor, flipped: Tensor) -> Tensor:
+        """Mean of the heatmaps of crops and of their mirror images."""
+        return merge_flipped(heatmaps, flipped, self.model.skeleton.mirrored, self.shift_flipped)
+
     @torch.inference_mode()
     def _in_batches(
         self, run: Callable[..., Tensor], *inputs: Tensor, step: int | None = None
     ) -> Tensor:
-        """``run`` on parts of the inputs, on the device, in the precision asked for."""
-        step = step or self.batch_size
+        """``run`` on parts of the inputs, on the device."""
+        parts = self._parts(inputs, step or self.batch_size)
+        return torch.cat([run(*part) for part in parts])
+
+    def _parts(self, inputs: Sequence[Tensor], step: int) -> Iterator[list[Tensor]]:
+        """So many rows of the inputs at a time, on the device; at least one part."""
+        for part in _split(inputs, step):
+            yield [tensor.to(self.device) for tensor in part]
+
+
+class PosePredictor(Predictor):
+    """A model whose network runs in PyTorch.
+
+    Args:
+        model: the model; what runs is a copy of its network, see ``models.folded``.
+        device: "auto", "cpu", "cuda", "cuda:1".
+        precision: of the convolutions; heatmaps are float32 in any case.
+        flip_test: mean of the heatmaps of a crop and of its mirror image.
+        shift_flipped: the mirrored heatmaps one pixel to the right; see ``merge_flipped``.
+        refinement: how maxima are decoded; by default as the model was made for.
+        batch_size: crops per pass.
+        compile: the backbone and the difference network go through ``torch.compile``, which takes
+            up to minutes at first; see ``models.folding.Compiled``.
+
+    Raises:
+        ValueError: an option is not known, or there is no such device.
+    """
+
+    model: PoseModel
+
+    def __init__(
+        self,
+        model: PoseModel,
+        *,
+        device: str = "auto",
+        precision: Precision = "fp32",
+        flip_test: bool = False,
+        shift_flipped: bool = False,
+        refinement: str | None = None,
+        batch_size: int = 64,
+        compile: bool = False,
+    ):
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: expected one of {list(PRECISIONS)}, got {precision!r}")
+        super().__init__(
+            model,
+            choose_device(device),
+            flip_test=flip_test,
+            shift_flipped=shift_flipped,
+            refinement=refinement,
+            batch_size=batch_size,
+        )
+        self.precision: Precision = precision
+        dtype = None if precision == "fp32" else PRECISIONS[precision]
+        network = folded(model.network, dtype).to(self.device)
+        self.network = network
+        self._backbone: nn.Module = network
+        if isinstance(network, FoldedWarper):
+            self._backbone = network.backbone
+        if compile:
+            self._backbone = Compiled(self._backbone, self.device)
+            if isinstance(network, FoldedWarper):
+                network.offset_feats = Compiled(network.offset_feats, self.device)
+
+    @property
+    def warper(self) -> FoldedWarper:
+        """The network, which has to have a warp head.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if not isinstance(self.network, FoldedWarper):
+            raise ValueError(
+                "model: a single-frame model without a warp head: it predicts frame by frame only"
+            )
+        return self.network
+
+    def heatmaps(self, crops: Tensor) -> Tensor:
+        def run(part: Tensor) -> Tensor:
+            images = part.contiguous(memory_format=torch.channels_last)  # bytes are moved faster
+            if images.dtype == torch.uint8:
+                images = normalise(images)
+            heatmaps = self._backbone(images).float()
+            if self.flip_test:
+                heatmaps = self._merged(heatmaps, self._backbone(images.flip(-1)).float())
+            return heatmaps
+
+        return self._in_batches(run, crops)
+
+    def warp(self, target: Tensor, source: Tensor, moved: Tensor | None = None) -> Tensor:
+        """Moves heatmaps from source to target frames; see ``PoseWarper.warp_heatmaps``.
+
+        Args:
+            target, source: H of both frames, ``[B, J, h, w]``.
+            moved: what is moved; without it ``source``.
+
+        Returns:
+            ``[B, J, h, w]`` float32 on the device.
+        """
+        moved = source if moved is None else moved
+        return self._in_batches(
+            lambda t, s, m: self.warper.warp_heatmaps(t, s, m).float(), target, source, moved
+        )
+
+    def aggregate(self, heatmaps: Tensor, window: Window | None = None) -> Tensor:
+        step = max(self.batch_size // heatmaps.shape[1], 1)
+        return self._in_batches(
+            lambda part: self.warper.aggregate_heatmaps(part, window).float(), heatmaps, step=step
+        )
+
+    def _in_batches(
+        self, run: Callable[..., Tensor], *inputs: Tensor, step: int | None = None
+    ) -> Tensor:
         with autocast(self.device, self.precision):
-            parts = [
-                run(*(tensor[i : i + step].to(self.device) for tensor in inputs))
-                for i in range(0, max(len(inputs[0]), 1), step)
-            ]
-        return torch.cat(parts)
+            return super()._in_batches(run, *inputs, step=step)
+
+    def _parts(self, inputs: Sequence[Tensor], step: int) -> Iterator[list[Tensor]]:
+        if self.device.type != "cuda" or all(tensor.is_cuda for tensor in inputs):
+            yield from super()._parts(inputs, step)
+            return
+        # Each part is copied while the GPU computes with the one before.
+        beside, main = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+        ahead: list[Tensor] = []
+        for part in _split(inputs, step):
+            with torch.cuda.stream(beside):
+                copied = [t if t.is_cuda else t.pin_memory() for t in part]
+                copied = [t.to(self.device, non_blocking=True) for t in copied]
+            if ahead:
+                yield ahead
+            main.wait_stream(beside)
+            for tensor in copied:
+                tensor.record_stream(main)
+            ahead = copied
+        yield ahead
+
+
+def _split(inputs: Sequence[Tensor], step: int) -> Iterator[list[Tensor]]:
+    """Parts of so many rows, at least one part."""
+    for i in range(0, max(len(inputs[0]), 1), step):
+        yield [tensor[i : i + step] for tensor in inputs]

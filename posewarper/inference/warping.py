@@ -32,8 +32,8 @@ from posewarper.data.tables import Bools, Floats, Video
 from posewarper.data.tracks import Target
 from posewarper.data.video import FrameSource, Image
 from posewarper.heatmaps import decode, encode
-from posewarper.inference.aggregation import check_finite
 from posewarper.inference.baselines import Poses
+from posewarper.inference.holding import check_finite
 from posewarper.inference.predictor import PosePredictor
 from posewarper.models import HEATMAP_STRIDE
 

@@ -33,15 +33,13 @@ SupportBox = Literal["key", "own"]
 FORMAT = 2
 BEST = "best.pt"  # what a folder of training offers for prediction
 FITTED = "model.pt"  # and what a folder of fit does
+ONNX_SUFFIX = ".onnx"
 
 
-@dataclass(frozen=True, eq=False)
-class PoseModel:
-    """A network and how it wants its input.
+class PoseSpec:
+    """What crops and joints mean: what cropping and decoding need, whatever runs the network.
 
     Attributes:
-        network: in eval mode; ``HRNet`` for single frames, ``PoseWarper`` for all uses.
-        config: sizes that the network was built from; of an ``HRNet`` those of its backbone count.
         skeleton: the J joints.
         crop_wh: width and height of crops in pixels.
         padding: growth of boxes before they are cropped.
@@ -52,6 +50,79 @@ class PoseModel:
         support_box: how the warp head wants frames of other times: cropped with the key frame's
             box ("key", as in 2019), or each with its own ("own").
         origin: what it was trained on and how, as plain values; for people, not for programs.
+    """
+
+    skeleton: Skeleton
+    crop_wh: tuple[int, int]
+    padding: float
+    sigma: float
+    refinement: str
+    upright: tuple[tuple[float, float], ...] | None
+    support_box: SupportBox
+    origin: Mapping[str, Any]
+
+    @property
+    def warps(self) -> bool:
+        """Whether there is a warp head, without which there is single-frame prediction only."""
+        raise NotImplementedError
+
+    @property
+    def window(self) -> Window:
+        """Frames that are brought together by default, if it warps."""
+        raise NotImplementedError
+
+    @property
+    def window_fixed(self) -> bool:
+        """Whether it takes no other window."""
+        return False
+
+    @property
+    def heatmap_hw(self) -> tuple[int, int]:
+        """Height and width of heatmaps."""
+        return self.crop_wh[1] // HEATMAP_STRIDE, self.crop_wh[0] // HEATMAP_STRIDE
+
+    def check_window(self, window: Window | None = None, mode: str = "aggregate") -> None:
+        """An error before the work, where windows of frames cannot be brought together.
+
+        Args:
+            window: the frames and their weights; None for those that there are.
+            mode: what was asked for, for the message.
+
+        Raises:
+            ValueError: there is no warp head, or it cannot do with such windows.
+        """
+        if not self.warps:
+            raise ValueError(
+                f"mode: {mode!r} needs a model with a warp head; this one is a single-frame model, "
+                "which predicts in mode 'single'"
+            )
+
+    def check_values(self) -> None:
+        """Whether each value is one that there is.
+
+        Raises:
+            ValueError: it is not; names it.
+        """
+        if self.refinement not in REFINEMENTS:
+            raise ValueError(f"refinement: expected one of {REFINEMENTS}, got {self.refinement!r}")
+        if self.upright is not None and len(self.upright) != len(self.skeleton):
+            raise ValueError(
+                f"upright: expected {len(self.skeleton)} places, one for each joint, "
+                f"got {len(self.upright)}"
+            )
+        if self.support_box not in get_args(SupportBox):
+            raise ValueError(f"support_box: expected 'key' or 'own', got {self.support_box!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class PoseModel(PoseSpec):
+    """A network and how it wants its input.
+
+    Attributes:
+        network: in eval mode; ``HRNet`` for single frames, ``PoseWarper`` for all uses.
+        config: sizes that the network was built from; of an ``HRNet`` those of its backbone count.
+
+    The others are those of ``PoseSpec``.
 
     Raises:
         ValueError: the parts do not fit each other.
@@ -77,15 +148,7 @@ class PoseModel:
         multiple = self.backbone.size_multiple
         if any(size < multiple or size % multiple for size in self.crop_wh):
             raise ValueError(f"crop_wh: expected multiples of {multiple}, got {self.crop_wh}")
-        if self.refinement not in REFINEMENTS:
-            raise ValueError(f"refinement: expected one of {REFINEMENTS}, got {self.refinement!r}")
-        if self.upright is not None and len(self.upright) != len(self.skeleton):
-            raise ValueError(
-                f"upright: expected {len(self.skeleton)} places, one for each joint, "
-                f"got {len(self.upright)}"
-            )
-        if self.support_box not in get_args(SupportBox):
-            raise ValueError(f"support_box: expected 'key' or 'own', got {self.support_box!r}")
+        self.check_values()
 
     @property
     def backbone(self) -> HRNet:
@@ -94,13 +157,11 @@ class PoseModel:
 
     @property
     def warps(self) -> bool:
-        """Whether it has a warp head, without which there is single-frame prediction only."""
         return isinstance(self.network, PoseWarper)
 
     @property
-    def heatmap_hw(self) -> tuple[int, int]:
-        """Height and width of heatmaps."""
-        return self.crop_wh[1] // HEATMAP_STRIDE, self.crop_wh[0] // HEATMAP_STRIDE
+    def window(self) -> Window:
+        return self.config.window
 
 
 def save_model(model: PoseModel, path: str | Path) -> None:
@@ -157,6 +218,8 @@ def load_model(
     path = Path(path)
     if path.is_dir():
         path = _in_folder(path)
+    if path.suffix.lower() == ONNX_SUFFIX:
+        raise ValueError(f"{path}: an ONNX file, which only predict and aggregate take")
     content = read_content(path)
     about = content.get("posewarper") if isinstance(content, Mapping) else None
     if about is None:
@@ -195,17 +258,17 @@ def _from_description(about: Mapping[str, Any], path: Path, backend: str) -> Pos
                 f"this one reads up to {FORMAT})"
             )
         window = Window(**{key: tuple(v) for key, v in about["config"]["window"].items()})
-        config = WarperConfig(**{**_tuples(about["config"]), "window": window})
+        config = WarperConfig(**{**as_tuples(about["config"]), "window": window})
         network = PoseWarper(config, backend=backend) if about["warps"] else config.hrnet()
         return PoseModel(
             network,
             config,
-            Skeleton(**_tuples(about["skeleton"])),
+            Skeleton(**as_tuples(about["skeleton"])),
             tuple(about["crop_wh"]),
             about["padding"],
             about["sigma"],
             about["refinement"],
-            _tuples(about.get("upright")),  # since format 2
+            as_tuples(about.get("upright")),  # since format 2
             about.get("support_box", "key"),
             about["origin"],
         )
@@ -247,10 +310,10 @@ def as_warper(model: PoseModel, config: WarperConfig, backend: str = "auto") -> 
     return replace(model, network=network, config=merged)
 
 
-def _tuples(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
     """Lists at any depth as tuples."""
     if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
+        return {key: as_tuples(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(_tuples(item) for item in value)
+        return tuple(as_tuples(item) for item in value)
     return value

@@ -22,6 +22,7 @@ neighbour:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,13 @@ class Window:
     def equal(cls, *deltas: int) -> Window:
         """All frames with the same weight, 1 in total."""
         return cls(deltas, (1 / len(deltas),) * len(deltas) if deltas else ())
+
+    def used(self) -> Window:
+        """The key frame and those whose weight is above 0, with the weights as they are."""
+        kept = [
+            (d, w) for d, w in zip(self.deltas, self.weights, strict=True) if d == 0 or w > 0
+        ]
+        return Window(tuple(d for d, _ in kept), tuple(w for _, w in kept))
 
     def past(self) -> Window:
         """The key frame and those before it, with the weights scaled to 1: for live video."""
@@ -176,7 +184,7 @@ class PoseWarper(nn.Module):
         self.backbone_frozen = False
         width, joints = config.head_width, config.joints
         self.backbone = config.hrnet()
-        self.offset_feats = nn.Sequential(
+        self.offset_feats: nn.Module = nn.Sequential(
             BasicBlock(joints, width),
             *(BasicBlock(width, width) for _ in range(config.head_blocks - 1)),
         )
@@ -247,19 +255,54 @@ class PoseWarper(nn.Module):
         Returns:
             Heatmaps in the target frame, ``[N, J, h, w]``.
         """
-        offsets = self.offset_fields(target - source)  # D x [N, 2 * 9 * J, h, w]
-        return self.warp(source if moved is None else moved, offsets)
+        return self.warp_by(target - source, source if moved is None else moved)
 
-    def aggregate_heatmaps(self, heatmaps: Tensor, window: Window | None = None) -> Tensor:
-        """Every frame of a window moved to the key frame, and their weighted sum, in one launch.
+    def warp_by(
+        self, difference: Tensor, moved: Tensor, frame_weights: Tensor | None = None
+    ) -> Tensor:
+        """The head as a whole: offset fields of a difference, and the warp by them.
+
+        Args:
+            difference: H(target) - H(source), ``[N, J, h, w]``.
+            moved: heatmaps in the source frame, same shape.
+            frame_weights: ``[T]``; then N = B * T, and each window's frames are summed with them.
+
+        Returns:
+            ``[N, J, h, w]``, with ``frame_weights`` ``[B, J, h, w]``.
+        """
+        offsets = self.offset_fields(difference)  # D x [N, 2 * 9 * J, h, w]
+        return self.warp(moved, offsets, frame_weights=frame_weights)
+
+    def key_offset_fields(self, heatmaps: Tensor) -> list[Tensor]:
+        """Offset fields of a key frame, whose difference is zero: in eval mode they depend on the
+        weights and the size alone.
+
+        Args:
+            heatmaps: ``[..., h, w]``, for size, dtype and device.
+
+        Returns:
+            D x ``[1, 2 * 9 * J, h, w]``.
+        """
+        zero = heatmaps.new_zeros(1, self.config.joints, *heatmaps.shape[-2:])
+        return self.offset_fields(zero)
+
+    def aggregate_heatmaps(
+        self,
+        heatmaps: Tensor,
+        window: Window | None = None,
+        key_offsets: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """Every frame of a window moved to the key frame, and their weighted sum.
 
         The key frame takes part in the same way, with a difference of zero (what 2019 does): it is
-        not passed on as it is.
+        not passed on as it is. Frames of weight 0 are not looked at.
 
         Args:
             heatmaps: H of the window's frames in the order of ``window.deltas``,
                 ``[B, T, J, h, w]``.
             window: deltas and weights; without it the configuration's.
+            key_offsets: in eval mode, ``key_offset_fields`` of this size, where the caller has
+                kept them.
 
         Returns:
             Heatmaps in the key frame, ``[B, J, h, w]``.
@@ -273,18 +316,30 @@ class PoseWarper(nn.Module):
                 f"heatmaps: expected [B, {len(window)}, J, h, w] for the deltas {window.deltas}, "
                 f"got {tuple(heatmaps.shape)}"
             )
-        offsets = self._window_offset_fields(heatmaps, window.key_index)
-        dtype = torch.promote_types(heatmaps.dtype, torch.float32)  # weights are never rounded
-        weights = torch.tensor(window.weights, dtype=dtype, device=heatmaps.device)  # [T]
-        return self.warp(heatmaps.flatten(0, 1), offsets, frame_weights=weights)
+        key = heatmaps[:, window.key_index]  # [B, J, h, w]
+        if self.training:  # BatchNorm of the head sees all frames of the batch, as it did in 2019
+            return self._weighted_sum(key, heatmaps, range(len(window)), window)
+        # The key frames' offset fields are the same for all windows: they need no batch.
+        own_weight = window.weights[window.key_index]
+        others = [
+            i for i, weight in enumerate(window.weights) if weight > 0 and i != window.key_index
+        ]
+        total = self._weighted_sum(key, heatmaps, others, window) if others else None
+        if total is not None and own_weight == 0:
+            return total
+        fields = self.key_offset_fields(key) if key_offsets is None else key_offsets
+        spread = [field.expand(key.shape[0], -1, -1, -1) for field in fields]
+        own = self.warp(key, spread, frame_weights=_weights_of(key, [own_weight]))
+        return own if total is None else total + own
 
-    def _window_offset_fields(self, heatmaps: Tensor, key_index: int) -> list[Tensor]:
-        """D x ``[B * T, 2 * 9 * J, h, w]`` for heatmaps ``[B, T, J, h, w]``.
-
-        In eval mode the key frames' are constants, as their differences are zero.
-        """
-        key = heatmaps[:, key_index : key_index + 1]  # [B, 1, J, h, w]
-        return self.offset_fields((key - heatmaps).flatten(0, 1))
+    def _weighted_sum(
+        self, key: Tensor, heatmaps: Tensor, frames: Sequence[int], window: Window
+    ) -> Tensor:
+        """Of some frames of a window, each moved to the key frame: ``[B, J, h, w]``."""
+        sources = torch.stack([heatmaps[:, i] for i in frames], 1)  # [B, S, J, h, w]
+        differences = key[:, None] - sources
+        weights = _weights_of(heatmaps, [window.weights[i] for i in frames])
+        return self.warp_by(differences.flatten(0, 1), sources.flatten(0, 1), weights)
 
     # The uses.
 
@@ -359,3 +414,9 @@ class PoseWarper(nn.Module):
         heatmaps = self.heatmaps(torch.cat([key, support]))  # [2 B, J, h, w]
         pairs = key.shape[0]  # len() would make a captured graph have one batch size
         return heatmaps[:pairs], heatmaps[pairs:]
+
+
+def _weights_of(heatmaps: Tensor, weights: Sequence[float]) -> Tensor:
+    """On the heatmaps' device; never rounded to less than float32."""
+    dtype = torch.promote_types(heatmaps.dtype, torch.float32)
+    return torch.tensor(weights, dtype=dtype, device=heatmaps.device)

@@ -19,14 +19,14 @@ from posewarper.data.formats.attach import attach
 from posewarper.data.tables import Floats, Frames, Ints, People, PoseDataset, Video
 from posewarper.data.upright import upright_boxes
 from posewarper.data.video import VideoFile
-from posewarper.models import PoseModel
+from posewarper.models import PoseSpec
 from posewarper.skeleton import Skeleton
 from posewarper.streaming.boxes import FromFile, unknown_angle
 from posewarper.streaming.poses import Places
 from posewarper.streaming.sources import Source
 
 
-def load_boxes(path: Path, source: Source, model: PoseModel, threshold: float) -> FromFile:
+def load_boxes(path: Path, source: Source, model: PoseSpec, threshold: float) -> FromFile:
     """Boxes of a file for the frames of a video.
 
     Args:
@@ -64,7 +64,7 @@ def load_boxes(path: Path, source: Source, model: PoseModel, threshold: float) -
     return _by_number(frames.number[people.frame[rows]], box, None, people.track_id[rows])
 
 
-def _detections(path: Path, source: Source, model: PoseModel, threshold: float) -> FromFile:
+def _detections(path: Path, source: Source, model: PoseSpec, threshold: float) -> FromFile:
     video, names = source.video, None
     if source.path is not None and source.path.is_file():
         # What containers say about the number of frames may be wrong.

@@ -6,14 +6,16 @@ P people of a frame.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from posewarper.data.tables import Bools, Floats
 from posewarper.data.video import Image
+from posewarper.inference.holding import check_hold, fits, hold_boxes
 from posewarper.inference.nms import oks_between
-from posewarper.models import PoseModel
+from posewarper.models import PoseSpec
 from posewarper.streaming.detector import Detect
 from posewarper.streaming.poses import Places, Poses, box_of_pose, extents
 
@@ -55,7 +57,7 @@ class WholeFrame(_Independent):
         model: for whether crops are turned.
     """
 
-    def __init__(self, model: PoseModel):
+    def __init__(self, model: PoseSpec):
         self._angle = unknown_angle(model)
 
     def at(self, number: int, image: Image) -> Places:
@@ -83,7 +85,7 @@ class FixedBoxes(_Independent):
         ValueError: a box without an extent.
     """
 
-    def __init__(self, boxes: Sequence[Sequence[float]], model: PoseModel):
+    def __init__(self, boxes: Sequence[Sequence[float]], model: PoseSpec):
         array = np.asarray(boxes, np.float64).reshape(-1, 4)
         if not len(array) or not (np.isfinite(array).all() and (array[:, 2:] > 0).all()):
             raise ValueError(f"start_box: expected x, y, width, height above 0, got {boxes}")
@@ -102,7 +104,7 @@ class Detected(_Independent):
         model: for whether crops are turned.
     """
 
-    def __init__(self, detect: Detect, model: PoseModel):
+    def __init__(self, detect: Detect, model: PoseSpec):
         self._detect, self._angle = detect, unknown_angle(model)
 
     def at(self, number: int, image: Image) -> Places:
@@ -129,6 +131,27 @@ class FromFile(_Independent):
         ids = [places.track_id for places in self.places.values()]
         return all((i >= 0).all() and len(np.unique(i)) == len(i) for i in ids)
 
+    def held(self, hold: int, model: PoseSpec) -> FromFile:
+        """The same with the boxes of tracks held over some frames; see ``hold_boxes``.
+
+        Raises:
+            ValueError: not everybody has a track id.
+        """
+        if not self.tracks:
+            raise ValueError(f"hold: {hold} frames need a box_file with track ids for everybody")
+        numbers = sorted(self.places)
+        counts = [len(self.places[number]) for number in numbers]
+        track = np.concatenate([self.places[number].track_id for number in numbers])
+        box = np.concatenate([self.places[number].box for number in numbers])
+        box = hold_boxes(np.repeat(numbers, counts), track, box, hold, model)
+        ends = np.cumsum(counts)[:-1]
+        return FromFile(
+            {
+                number: replace(self.places[number], box=part)
+                for number, part in zip(numbers, np.split(box, ends), strict=True)
+            }
+        )
+
     def at(self, number: int, image: Image) -> Places:
         return self.places.get(number, NOBODY)
 
@@ -152,7 +175,7 @@ class LastPose:
 
     needs_poses = True
 
-    def __init__(self, start: Finder, model: PoseModel, lost_below: float, again: int = 30):
+    def __init__(self, start: Finder, model: PoseSpec, lost_below: float, again: int = 30):
         if again < 1:
             raise ValueError(f"detect_every: expected 1 or more, got {again}")
         self.start, self.model, self.lost_below, self.again = start, model, lost_below, again
@@ -243,6 +266,34 @@ class LastPose:
         return double
 
 
+class HeldBoxes:
+    """Holds the box of a track while it fits (``holding.fits``), at most for some frames.
+
+    Args:
+        hold: frames.
+        model: for crops.
+    """
+
+    def __init__(self, hold: int, model: PoseSpec):
+        check_hold(hold)
+        self.hold, self.model = hold, model
+        self._held: dict[int, tuple[int, Floats]] = {}  # since when, and the box; by track
+
+    def __call__(self, number: int, places: Places) -> Places:
+        """The places of a frame with boxes that are held; frames come in order."""
+        box = places.box.copy()
+        held = {}
+        for row, track in enumerate(places.track_id.tolist()):
+            since, of_track = self._held.get(track, (number - self.hold, box[row]))
+            if number - since >= self.hold or not fits(box[row : row + 1], of_track, self.model)[0]:
+                since, of_track = number, box[row].copy()
+            if track >= 0:
+                held[track] = since, of_track
+                box[row] = of_track
+        self._held = held
+        return Places(box, places.score, places.track_id)
+
+
 def overlaps(box: Floats, others: Floats) -> Floats:
     """Intersection over union of a box [4] and others [n, 4], all x, y, width, height."""
     low = np.maximum(box[:2], others[:, :2])
@@ -252,6 +303,6 @@ def overlaps(box: Floats, others: Floats) -> Floats:
     return shared / np.maximum(union, 1e-9)
 
 
-def unknown_angle(model: PoseModel) -> float:
+def unknown_angle(model: PoseSpec) -> float:
     """Degrees of boxes that are not turned: NaN, to be found out, where crops are."""
     return 0.0 if model.upright is None else float("nan")

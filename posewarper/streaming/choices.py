@@ -9,7 +9,8 @@ from typing import Literal, get_args
 
 import torch
 
-from posewarper.models import WINDOWS, PoseModel, Window
+from posewarper.inference.holding import check_hold
+from posewarper.models import WINDOWS, PoseSpec, Window
 from posewarper.skeleton import COCO, POSETRACK
 from posewarper.streaming.box_files import load_boxes
 from posewarper.streaming.boxes import (
@@ -17,6 +18,7 @@ from posewarper.streaming.boxes import (
     Finder,
     FixedBoxes,
     FromFile,
+    HeldBoxes,
     LastPose,
     Somewhere,
     WholeFrame,
@@ -75,7 +77,7 @@ class BoxOptions:
         given = self.box_file is not None and self.start_box is None
         return self.boxes or ("file" if given else "last-pose")
 
-    def read(self, source: Source, model: PoseModel) -> FromFile | None:
+    def read(self, source: Source, model: PoseSpec) -> FromFile | None:
         """The boxes of the file, if there is one.
 
         Raises:
@@ -95,7 +97,7 @@ class BoxOptions:
         return found
 
     def finder(
-        self, from_file: FromFile | None, model: PoseModel, device: torch.device
+        self, from_file: FromFile | None, model: PoseSpec, device: torch.device
     ) -> tuple[Finder, str]:
         """Who says where people are, and the same in words.
 
@@ -130,13 +132,13 @@ class BoxOptions:
         find = LastPose(start, model, self.lost_below, self.detect_every)
         return find, f"around the last pose, beginning with {why}"
 
-    def _detected(self, model: PoseModel, device: torch.device) -> Detected:
+    def _detected(self, model: PoseSpec, device: torch.device) -> Detected:
         detect = person_detector(self.detector, self.detector_weights, device, self.box_threshold)
         return Detected(detect, model)
 
 
 def choose_window(
-    model: PoseModel,
+    model: PoseSpec,
     mode: str | None,
     name: str | None,
     causal: bool | None,
@@ -161,16 +163,13 @@ def choose_window(
         if name is not None:
             raise ValueError("window: goes with mode aggregate, got single")
         return None
-    if not model.warps:
-        raise ValueError(
-            "mode: aggregate needs a model with a warp head; this one is a single-frame model, "
-            "which predicts in mode 'single'"
-        )
+    model.check_window()
     knows_all = where.kind == "file" and from_file is not None and from_file.tracks
     if causal is None:
-        causal = live or (model.support_box == "own" and not knows_all)
-    window = model.config.window if name is None else WINDOWS[name]
+        causal = not model.window_fixed and (live or (model.support_box == "own" and not knows_all))
+    window = model.window if name is None else WINDOWS[name]
     window = window.past() if causal else window
+    model.check_window(window)
     if model.support_box == "own" and not knows_all:
         own = "mode: aggregate with this model (support_box own) needs each person's box in all"
         if where.kind not in ("last-pose", "frame"):
@@ -178,3 +177,36 @@ def choose_window(
         if max(window.deltas) > 0 or every > 1:
             raise ValueError(f"{own} frames: without a file, causal windows of every frame")
     return window
+
+
+def choose_hold(
+    hold: int,
+    where: BoxOptions,
+    from_file: FromFile | None,
+    model: PoseSpec,
+    window: Window | None,
+) -> tuple[FromFile | None, HeldBoxes | None]:
+    """Who holds boxes over some frames: the boxes of a file are so in advance, those around the
+    last pose as they come; the whole frame never changes.
+
+    Raises:
+        ValueError: boxes that cannot be held, or holding them would gain nothing.
+    """
+    check_hold(hold)
+    if hold == 1:
+        return from_file, None
+    if window is None:
+        raise ValueError("hold: goes with mode aggregate; single frames share nothing")
+    if model.support_box == "own":
+        raise ValueError(
+            "hold: this model (support_box own) crops every frame of a window with a box of its "
+            "own, so that windows share what they can in any case"
+        )
+    if where.kind == "detector":
+        raise ValueError(
+            "hold: boxes of a detector have no track ids, which say whose box is held; boxes file "
+            "and last-pose have"
+        )
+    if where.kind == "file" and from_file is not None:
+        return from_file.held(hold, model), None
+    return from_file, HeldBoxes(hold, model) if where.kind == "last-pose" else None

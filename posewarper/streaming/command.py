@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from posewarper.inference.aggregation import PersonScore, Scoring
-from posewarper.inference.predictor import PosePredictor, Precision
+from posewarper.inference.loading import load_predictor
+from posewarper.inference.predictor import Precision
 from posewarper.inference.smoothing import BETA, MIN_CUTOFF, OneEuro
-from posewarper.models import load_model
+from posewarper.models.pose_model import BEST, FITTED
 from posewarper.prediction import WindowName
-from posewarper.skeleton import find_skeleton
-from posewarper.streaming.choices import Box, BoxesFrom, BoxOptions, choose_window
+from posewarper.shares import Sharing, join_sharing, process_count
+from posewarper.streaming.choices import (
+    Box,
+    BoxesFrom,
+    BoxOptions,
+    choose_hold,
+    choose_window,
+)
 from posewarper.streaming.detector import DetectorName
+from posewarper.streaming.many import OnError, check_places, find_videos, predict_many
+from posewarper.streaming.merging import check_merge
 from posewarper.streaming.people import Finisher
 from posewarper.streaming.pipeline import Summary, predict_stream
 from posewarper.streaming.poses import WindowPoses
@@ -23,6 +33,9 @@ from posewarper.streaming.windows import Options, Unreadable
 from posewarper.streaming.writing import Format, ResultFile, choose_format
 
 log = logging.getLogger("posewarper.streaming")
+
+# Options on which poses do not depend: a folder of results may be gone on with others.
+_HARMLESS = ("video", "out", "device", "batch_size", "compile", "progress", "on_error", "merge")
 
 
 def predict(
@@ -60,24 +73,30 @@ def predict(
     rescore: PersonScore = "product",
     weigh_joints: bool = True,
     device: str = "auto",
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
+    hold: int = 1,
     batch_size: int = 64,
+    compile: bool = False,
     skeleton: str | None = None,
     crop_wh: tuple[int, int] | None = None,
     dilations: tuple[int, ...] | None = None,
+    on_error: OnError = "skip",
+    merge: Path | None = None,
     progress: bool = True,
 ) -> Summary:
-    """Predict the poses in a video of any length, from a file, a camera or a stream.
+    """Predict the poses in a video of any length, from a file, a camera or a stream; or in many.
 
     The file of the results appears when all is done; with a camera or a stream, Ctrl-C ends it.
+    Many videos are shared among the processes of torchrun, and what is done is not done again.
 
     Args:
-        video: video file, folder of images, number of a camera ("0"), or URL of a stream.
-        out: file to write; one that is there is replaced in the end. By default the name of the
-            video with .json (.csv with format csv) in the current folder, poses.json for cameras
-            and streams, where no such file is.
-        model: model file, folder of fit or of training, or weights in a published layout; it has to
-            be given.
+        video: video file, folder of images, number of a camera ("0"), or URL of a stream. Many: a
+            pattern in quotes ("videos/*.mp4"), or a .txt file of one video per line.
+        out: file to write, for many videos a folder; a file that is there is replaced in the end.
+            By default the name of the video with .json (.csv with format csv) in the current
+            folder, poses.json for cameras and streams, where no such file is.
+        model: model file, folder of fit or of training, weights in a published layout, or a file
+            of export (.onnx, mode aggregate or single); it has to be given.
         mode: aggregate: each pose decided by a window of frames; single: by its frame alone. By
             default aggregate, if the model can and was trained with one box for all frames.
         window: frames and their weights; by default those of the model.
@@ -87,7 +106,8 @@ def predict(
             detector: where torchvision's detector finds people; last-pose: around the pose of the
             frame before; frame: one person, who fills the frame. By default file if there is one,
             else last-pose.
-        box_file: labels in any known format, or a detector's list as aggregate reads it. With
+        box_file: labels in any known format, or a detector's list as aggregate reads it; for many
+            videos labels of them all, or a folder of files that are called like the results. With
             last-pose, where to begin (labels of the first frame are enough) and how to go on
             whenever it has boxes.
         start_box: with last-pose, x, y, width, height in pixels where to begin, of one person or
@@ -107,7 +127,8 @@ def predict(
         format: dataset: COCO-style file that every command reads; coco: list of COCO keypoint
             results; posetrack18: file for the official evaluation; csv: a table. By default by the
             ending of out.
-        overlay: MP4 file to write, the frames with the poses drawn on them.
+        overlay: MP4 file to write, the frames with the poses drawn on them; for many videos a
+            folder.
         start: number of the first frame; those of a file count from 0, images have their own.
         frames: how many frames at most.
         every: one of how many frames.
@@ -127,11 +148,16 @@ def predict(
         weigh_joints: score of a joint: height of its maximum times score of the box, as in 2019;
             otherwise the height alone.
         device: auto, cpu, cuda, cuda:1, ...
-        precision: of the convolutions.
+        precision: of the convolutions; by default fp32, of .onnx files their own.
+        hold: frames over which the box of a person with a track id is held, so that each frame's
+            heatmaps serve several windows: faster, and less accurate the longer.
         batch_size: crops per pass of the network.
+        compile: run the convolutions through torch.compile, which takes up to minutes at first.
         skeleton: for weights alone, posetrack, coco or a YAML file; by default posetrack.
         crop_wh: for weights alone, width and height of crops in pixels; by default 288, 384.
         dilations: for weights alone, of the deformable convolutions.
+        on_error: of many videos, after one that cannot be read: go on (skip), or stop.
+        merge: of many videos, also write the results as one file, a dataset or a table.
         progress: show a progress bar.
 
     Returns:
@@ -141,56 +167,118 @@ def predict(
         ValueError: arguments that do not fit each other or the files; names them.
         OSError: a file cannot be read or written.
     """
+    settings = {name: value for name, value in locals().items() if name not in _HARMLESS}
     if model is None:
         raise ValueError("model: expected a model file or the folder of a training, got none")
-    options = Options(start, frames, every, missing, keep_partial, progress)
+    options = Options(
+        start, frames, every, missing, keep_partial, progress and process_count() == 1
+    )
     scoring = Scoring(weigh_joints, rescore, nms, False, sigmas)
-    smoother = OneEuro(min_cutoff, beta) if smooth else None
+    if smooth:
+        OneEuro(min_cutoff, beta)  # an error now, not after the model is loaded
     starts = [start_box] if isinstance(start_box, tuple) else start_box
     where = BoxOptions(
         boxes, box_file, starts, box_threshold, lost_below, detector, detector_weights,
         detect_every, track, smooth,
     )  # fmt: skip
-    source = open_source(video, fps)
-    out = _default_out(video, source, format) if out is None else out
-    _check_places(out, overlay, source, box_file)
-    loaded = load_model(
+    several = find_videos(video)
+    sharing = Sharing()
+    if several is None:
+        _check_alone(merge)
+        source = open_source(video, fps)
+        out = _default_out(video, source, format) if out is None else out
+        _check_places(out, overlay, source, box_file)
+    else:
+        out = check_places(several, out, overlay, box_file)
+        if merge is not None:
+            check_merge(merge, format or "dataset")
+        if keep_partial:
+            raise ValueError("keep_partial: goes with one video, not with many")
+        sharing = join_sharing()
+        device = sharing.device(device)
+    predictor = load_predictor(
         model,
-        skeleton=None if skeleton is None else find_skeleton(skeleton),
-        crop_wh=crop_wh,
-        dilations=dilations,
-    )
-    chosen = choose_format(out, format, loaded.skeleton)
-    predictor = PosePredictor(
-        loaded,
         device=device,
         precision=precision,
         flip_test=flip_test,
         shift_flipped=shift_flipped,
         refinement=refinement,
         batch_size=batch_size,
+        skeleton=skeleton,
+        crop_wh=crop_wh,
+        dilations=dilations,
+        compile=compile,
     )
-    from_file = where.read(source, loaded)
-    wanted = choose_window(loaded, mode, window, causal, source.live, where, from_file, every)
-    find, why = where.finder(from_file, loaded, predictor.device)
-    tracker = BoxTracker(source.fps / every, box_threshold) if track else None
-    what = "single frames" if wanted is None else f"windows of the frames {list(wanted.deltas)}"
-    log.info("%s: %s; boxes: %s", source.video.name, what, why)
+    loaded = predictor.model
+    suffix = ".csv" if format == "csv" else ".json"
+    first = out if several is None else out / f"any{suffix}"
+    chosen = choose_format(first, format, loaded.skeleton)
 
-    summary = predict_stream(
-        source,
-        find,
-        WindowPoses(predictor, wanted),
-        Finisher(loaded, scoring, tracker, smoother),
-        ResultFile(out, chosen, loaded.skeleton),
-        options=options,
+    def run(source: Source, out: Path, overlay: Path | None, where: BoxOptions) -> Summary:
+        from_file = where.read(source, loaded)
+        wanted = choose_window(loaded, mode, window, causal, source.live, where, from_file, every)
+        from_file, held = choose_hold(hold, where, from_file, loaded, wanted)
+        find, why = where.finder(from_file, loaded, predictor.device)
+        tracker = BoxTracker(source.fps / every, box_threshold) if track else None
+        smoother = OneEuro(min_cutoff, beta) if smooth else None
+        what = "single frames" if wanted is None else f"windows of the frames {list(wanted.deltas)}"
+        log.info("%s: %s; boxes: %s", source.video.name, what, why)
+        return predict_stream(
+            source,
+            find,
+            WindowPoses(predictor, wanted),
+            Finisher(loaded, scoring, tracker, smoother),
+            ResultFile(out, chosen, loaded.skeleton),
+            options=options,
+            overlay=overlay,
+            held=held,
+        )
+
+    if several is None:
+        summary = run(source, out, overlay, where)
+        written = out if summary.written else "nothing written"
+        print(f"{summary.people} people in {summary.frames} frames -> {written}")
+        if summary.left_out:
+            print(f"left out: {len(summary.left_out)} frames that could not be read")
+        return summary
+
+    def run_one(video: str, out: Path, overlay: Path | None, box_file: Path | None) -> Summary:
+        source = open_source(video, fps)
+        _check_places(out, overlay, source, box_file)
+        return run(source, out, overlay, replace(where, box_file=box_file))
+
+    if box_file is None:  # what fails for every video is said once
+        choose_window(loaded, mode, window, causal, False, where, None, every)
+        where.finder(None, loaded, predictor.device)
+    if predictor.device.type == "cpu":
+        sharing.divide_threads()
+    return predict_many(
+        several,
+        out,
+        run_one,
+        suffix=suffix,
+        settings={**settings, "model": _model_file(model)},
         overlay=overlay,
+        box_file=box_file,
+        on_error=on_error,
+        merge=merge,
+        sharing=sharing,
     )
-    written = out if summary.written else "nothing written"
-    print(f"{summary.people} people in {summary.frames} frames -> {written}")
-    if summary.left_out:
-        print(f"left out: {len(summary.left_out)} frames that could not be read")
-    return summary
+
+
+def _model_file(model: Path) -> Path:
+    """What ``load_model`` reads of a folder."""
+    return next((model / n for n in (BEST, FITTED) if (model / n).is_file()), model)
+
+
+def _check_alone(merge: Path | None) -> None:
+    if merge is not None:
+        raise ValueError("merge: goes with many videos, not with one")
+    if process_count() > 1:
+        raise ValueError(
+            f"video: one video is not shared among processes, and torchrun started "
+            f"{process_count()}; give a pattern or a list of many"
+        )
 
 
 def _default_out(video: str, source: Source, format: Format | None) -> Path:

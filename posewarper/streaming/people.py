@@ -15,7 +15,7 @@ from posewarper.data.video import Image
 from posewarper.inference.aggregation import Scoring
 from posewarper.inference.nms import joint_sigmas, oks_nms, soft_oks_nms
 from posewarper.inference.smoothing import OneEuro
-from posewarper.models import PoseModel
+from posewarper.models import PoseSpec
 from posewarper.streaming.poses import Poses, extents
 from posewarper.streaming.sources import Frame
 from posewarper.streaming.tracking import BoxTracker
@@ -67,7 +67,7 @@ class Finisher:
 
     def __init__(
         self,
-        model: PoseModel,
+        model: PoseSpec,
         scoring: Scoring,
         tracker: BoxTracker | None = None,
         smoother: OneEuro | None = None,

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from posewarper.data.tables import Floats, Video
 from posewarper.data.video import FrameError, Image
-from posewarper.streaming.boxes import Finder, FromFile
+from posewarper.streaming.boxes import Finder, FromFile, HeldBoxes
 from posewarper.streaming.overlay import Overlay
 from posewarper.streaming.people import Finisher, Result
 from posewarper.streaming.poses import Job, Places, WindowPoses
@@ -72,6 +72,7 @@ def predict_stream(
     *,
     options: Options | None = None,
     overlay: Path | None = None,
+    held: HeldBoxes | None = None,
 ) -> Summary:
     """Poses of a video, written to a file and drawn on its frames.
 
@@ -86,6 +87,7 @@ def predict_stream(
         out: the file of the results; it appears whole or not at all.
         options: by default ``Options()``.
         overlay: MP4 file of the frames with the poses drawn on them; whole or not at all.
+        held: holds boxes over some frames.
 
     Raises:
         FrameError: a frame is damaged, and ``missing`` says so; nothing can be read.
@@ -96,6 +98,7 @@ def predict_stream(
     """
     options = options or Options()
     windows = Windows(source.video, poses.window, options)
+    poses.forget()
     summary = Summary()
     problem: Exception | None = None
     whole = False
@@ -110,7 +113,7 @@ def predict_stream(
         try:
             reader.start()
             writer.start()
-            work = _Work(find, poses, finish, windows, batches=not source.live)
+            work = _Work(find, poses, finish, windows, held, batches=not source.live)
             arriving = _arriving(frames, interrupts, summary)
             try:
                 for result in work.results(arriving):
@@ -162,9 +165,11 @@ class _Work:
         poses: WindowPoses,
         finish: Finisher,
         windows: Windows,
+        held: HeldBoxes | None,
         batches: bool,
     ):
         self.find, self.poses, self.finish, self.windows = find, poses, finish, windows
+        self.held = held
         self._room = max(poses.predictor.batch_size // len(poses.window), 1)
         # A camera's people are not kept waiting for those of the next frame.
         self._at_once = find.needs_poses or not batches
@@ -203,6 +208,8 @@ class _Work:
             return
         image = images[key.number]
         places = self.poses.settled(image, self.find.at(key.number, image))
+        if self.held is not None:
+            places = self.held(key.number, places)
         boxes = self._boxes(key.number, numbers, images, places) if self._own_boxes else {}
         self._collected.append((key, Job(numbers, images, key.number, places, boxes)))
 

@@ -21,9 +21,9 @@ from posewarper.data.formats.label_file import boxes_of_joints
 from posewarper.data.tables import Bools, Floats, Ints, starts
 from posewarper.data.upright import not_turned, upright_boxes
 from posewarper.data.video import Image
-from posewarper.inference.aggregation import check_finite
-from posewarper.inference.predictor import PosePredictor
-from posewarper.models import PoseModel, Window
+from posewarper.inference.holding import KeptHeatmaps, check_finite
+from posewarper.inference.predictor import Predictor
+from posewarper.models import PoseSpec, Window
 
 SINGLE = Window.equal(0)
 
@@ -129,17 +129,20 @@ class Job:
 
 
 class WindowPoses:
-    """Poses decided by windows of frames, or by single frames.
+    """Poses of a video, decided by windows of frames, or by single frames.
 
     Args:
         predictor: the model.
         window: its frames and weights; None for single frames.
     """
 
-    def __init__(self, predictor: PosePredictor, window: Window | None):
+    def __init__(self, predictor: Predictor, window: Window | None):
         self.predictor = predictor
         self.aggregates = window is not None
-        self.window = SINGLE if window is None else window
+        window = SINGLE if window is None else window
+        self.window = window if predictor.model.window_fixed else window.used()
+        self._kept = KeptHeatmaps(predictor)
+        self._jobs = 0  # that were done
 
     def __call__(self, jobs: Sequence[Job]) -> list[Poses]:
         """The poses of each job's people.
@@ -147,32 +150,25 @@ class WindowPoses:
         Raises:
             ValueError: heatmaps that are not finite.
         """
-        crops, index, ends = [], [], [0]
-        for job in jobs:
-            _, first, of_frame = np.unique(job.numbers, return_index=True, return_inverse=True)
-            distinct = []
-            for number in (job.numbers[i] for i in first):
-                matrices = self._matrices(job.boxes.get(number, job.places.box))
-                distinct.append(crop(job.images[number], matrices, self._crop_wh))
-            for person in range(len(job.places)):
-                index.append(ends[-1] + of_frame)
-                crops += [of_image[person] for of_image in distinct]
-                ends.append(ends[-1] + len(first))
         joints = len(self.predictor.model.skeleton)
         points, heights = np.zeros((0, joints, 2)), np.zeros((0, joints))
-        if crops:
-            heatmaps = self._heatmaps(crops)
-            windows = heatmaps[torch.from_numpy(np.stack(index)).to(heatmaps.device)]
+        if any(len(job.places) for job in jobs):
+            windows = self._windows(jobs)
             if self.aggregates:
                 maps = self.predictor.aggregate(windows, self.window)  # [B, J, h, w]
             else:
                 maps = windows[:, self.window.key_index]
             points, heights = self._decode(maps, np.concatenate([job.places.box for job in jobs]))
+        self._jobs += len(jobs)
         parts = starts([len(job.places) for job in jobs])
         return [
             Poses(points[a:b], heights[a:b], job.places)
             for job, a, b in zip(jobs, parts[:-1], parts[1:], strict=True)
         ]
+
+    def forget(self) -> None:
+        """Another video begins: numbers mean other frames."""
+        self._kept = KeptHeatmaps(self.predictor)
 
     def alone(self, image: Image, places: Places) -> Poses:
         """Poses from one frame alone."""
@@ -218,9 +214,37 @@ class WindowPoses:
     def _angles(self) -> Floats:
         return _ANGLES[:1] if self.predictor.model.upright is None else _ANGLES
 
+    def _windows(self, jobs: Sequence[Job]) -> Tensor:
+        """H of every person's window, ``[B, T, J, h, w]``; of every frame and box once."""
+        wanted: list[tuple[Image, Floats]] = []  # of each different frame of each window
+        keys: list[tuple[int, bytes]] = []
+        moments: list[int] = []
+        index: list[Ints] = []
+        for moment, job in enumerate(jobs, self._jobs):
+            numbers, of_frame = np.unique(job.numbers, return_inverse=True)
+            for person in range(len(job.places)):
+                index.append(len(keys) + of_frame)
+                for number in numbers.tolist():
+                    box = job.boxes.get(number, job.places.box)[person]
+                    wanted.append((job.images[number], box))
+                    keys.append((number, box.tobytes()))
+                    moments.append(moment)
+
+        def crops(positions: list[int]) -> Tensor:
+            parts = [wanted[position] for position in positions]
+            matrices = self._matrices(np.stack([box for _, box in parts]))
+            return _stacked(
+                [
+                    crop(image, matrix[None], self._crop_wh)[0]
+                    for (image, _), matrix in zip(parts, matrices, strict=True)
+                ]
+            )
+
+        heatmaps = self._kept.of(keys, moments, crops)
+        return heatmaps[torch.from_numpy(np.stack(index)).to(heatmaps.device)]
+
     def _heatmaps(self, crops: Sequence[Image]) -> Tensor:
-        stacked = np.ascontiguousarray(np.moveaxis(np.stack(crops), -1, 1))
-        heatmaps = self.predictor.heatmaps(torch.from_numpy(stacked))
+        heatmaps = self.predictor.heatmaps(_stacked(crops))
         check_finite(heatmaps)
         return heatmaps
 
@@ -238,6 +262,11 @@ class WindowPoses:
         return self.predictor.model.crop_wh
 
 
+def _stacked(crops: Sequence[Image]) -> Tensor:
+    """``[n, 3, H, W]``, with channels last in memory, as the network likes them."""
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+
+
 def _all_over(size_wh: tuple[int, int]) -> Floats:
     """Boxes [n, 4] of the whole frame, and of parts of it that overlap by half."""
     boxes = []
@@ -248,7 +277,7 @@ def _all_over(size_wh: tuple[int, int]) -> Floats:
     return np.array(boxes)
 
 
-def box_of_pose(poses: Poses, model: PoseModel) -> Floats:
+def box_of_pose(poses: Poses, model: PoseSpec) -> Floats:
     """Boxes [P, 5] to look for the same people in the next frame.
 
     Around the joints of which the network is surest, with the margin that boxes of labels have;

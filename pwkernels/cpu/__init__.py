@@ -10,7 +10,7 @@ import ctypes
 from functools import lru_cache
 from pathlib import Path
 
-_ABI_VERSION = 1
+_ABI_VERSION = 2
 _HERE = Path(__file__).parent
 _LIBRARY = _HERE / "_warp.so"
 _BUILD_FAILURE = _HERE / "_build_failure.txt"

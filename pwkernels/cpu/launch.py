@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pwkernels import cpu
-from pwkernels.geometry import WarpGeometry
+from pwkernels.geometry import Pair, WarpGeometry
 from pwkernels.gradients import Grads, Needs
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -52,6 +52,23 @@ class _WarpArgs(ctypes.Structure):
     ]
 
 
+class _OffsetConvArgs(ctypes.Structure):
+    """Mirror of ``OffsetConvArgs`` in ``src/warp.h``; fields in the same order."""
+
+    _fields_ = [
+        ("warp", _WarpArgs),
+        ("features", _Tensor4),
+        ("features_dtype", ctypes.c_int32),
+        ("offset_weight_dtype", ctypes.c_int32),
+        ("feature_channels", ctypes.c_int64),
+        ("offset_weight", ctypes.c_void_p),
+    ]
+
+
+def _tensor4(tensor: Tensor) -> _Tensor4:
+    return _Tensor4(tensor.data_ptr(), (ctypes.c_int64 * 4)(*tensor.stride()))
+
+
 def _with_contiguous_maps(tensor: Tensor) -> Tensor:
     """``tensor`` where each [H, W] map is contiguous (outer strides are free); else a copy."""
     _, _, height, width = tensor.shape
@@ -71,6 +88,7 @@ class _Call:
         weight: Tensor,
         frame_weights: Tensor | None,
         geometry: WarpGeometry,
+        offset_channels: int,
     ) -> None:
         frames, channels, height, width = input.shape
         dilation_count, out_channels, weight_channels, kernel_h, kernel_w = weight.shape
@@ -88,7 +106,7 @@ class _Call:
             out_height=out_h,
             out_width=out_w,
             groups=channels // weight_channels,
-            offset_groups=offsets[0].shape[1] // (2 * kernel_h * kernel_w),
+            offset_groups=offset_channels // (2 * kernel_h * kernel_w),
             dilation_count=dilation_count,
             kernel_h=kernel_h,
             kernel_w=kernel_w,
@@ -97,11 +115,11 @@ class _Call:
             paddings=self._int64([side for pair in geometry.paddings for side in pair]),
             dilations=self._int64([side for pair in geometry.dilations for side in pair]),
             input_dtype=_DTYPES[input.dtype],
-            offset_dtype=_DTYPES[offsets[0].dtype],
+            offset_dtype=_DTYPES[offsets[0].dtype] if offsets else 0,
             mask_dtype=_DTYPES[masks[0].dtype] if masks else 0,
             num_threads=torch.get_num_threads(),
-            input=_Tensor4(input.data_ptr(), (ctypes.c_int64 * 4)(*input.stride())),
-            offsets=self._tensors(offsets),
+            input=_tensor4(input),
+            offsets=self._tensors(offsets) if offsets else None,
             masks=self._tensors(masks) if masks else None,
             weight=self.pointer(weight),
             frame_weights=self.pointer(frame_weights),
@@ -113,9 +131,7 @@ class _Call:
     def _tensors(self, tensors: Sequence[Tensor]) -> ctypes.Array:
         usable = [_with_contiguous_maps(tensor) for tensor in tensors]
         self._keep.append(usable)
-        return (_Tensor4 * len(usable))(
-            *(_Tensor4(t.data_ptr(), (ctypes.c_int64 * 4)(*t.stride())) for t in usable)
-        )
+        return (_Tensor4 * len(usable))(*map(_tensor4, usable))
 
     def pointer(self, tensor: Tensor | None) -> int | None:
         """Address of a contiguous copy of ``tensor`` (of itself where it is contiguous)."""
@@ -128,10 +144,12 @@ class _Call:
     def pointers(self, tensors: Sequence[Tensor]) -> ctypes.Array:
         return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
-    def run(self, entry: str, instruction_set: str | None) -> None:
+    def run(
+        self, entry: str, instruction_set: str | None, args: ctypes.Structure | None = None
+    ) -> None:
         function = getattr(cpu.library(), entry)
         isa = instruction_set.encode() if instruction_set else None
-        status = function(ctypes.byref(self.args), isa)
+        status = function(ctypes.byref(args or self.args), isa)
         if status == 1:
             raise MemoryError(
                 f"{entry}: out of memory for the scratch of {self.args.num_threads} threads"
@@ -157,11 +175,39 @@ def forward(
 
     ``instruction_set`` forces one of the compiled variants (for tests); None takes the best.
     """
-    call = _Call(input, offsets, masks, weight, frame_weights, geometry)
+    offset_channels = offsets[0].shape[1]
+    call = _Call(input, offsets, masks, weight, frame_weights, geometry, offset_channels)
     output = input.new_empty(call.output_shape)
     call.args.bias = call.pointer(bias)
     call.args.output = output.data_ptr()
     call.run("pw_warp_forward", instruction_set)
+    return output
+
+
+def offset_conv_warp(
+    features: Tensor,
+    input: Tensor,
+    offset_weight: Tensor,
+    weight: Tensor,
+    frame_weights: Tensor | None,
+    dilations: Sequence[Pair],
+    *,
+    instruction_set: str | None = None,
+) -> Tensor:
+    """The forward of ``pwkernels.offset_conv_warp`` on CPU tensors whose arguments were checked."""
+    geometry = WarpGeometry.keeping_size((weight.shape[3], weight.shape[4]), dilations)
+    call = _Call(input, [], [], weight, frame_weights, geometry, offset_weight.shape[1])
+    output = input.new_empty(call.output_shape)
+    call.args.output = output.data_ptr()
+    args = _OffsetConvArgs(
+        warp=call.args,
+        features=_tensor4(features),
+        features_dtype=_DTYPES[features.dtype],
+        offset_weight_dtype=_DTYPES[offset_weight.dtype],
+        feature_channels=features.shape[1],
+        offset_weight=call.pointer(offset_weight),
+    )
+    call.run("pw_offset_conv_warp", instruction_set, args)
     return output
 
 
@@ -178,7 +224,8 @@ def backward(
     instruction_set: str | None = None,
 ) -> Grads:
     """The gradients named by ``needs``; bit-identical for any number of threads."""
-    call = _Call(input, offsets, masks, weight, frame_weights, geometry)
+    offset_channels = offsets[0].shape[1]
+    call = _Call(input, offsets, masks, weight, frame_weights, geometry, offset_channels)
     grads = Grads(
         input=torch.empty(input.shape, dtype=input.dtype) if needs.input else None,
         offsets=[torch.empty(t.shape, dtype=t.dtype) for t in offsets] if needs.offsets else [],

@@ -186,7 +186,7 @@ def prepare(
     )  # fmt: skip
 
 
-def _share(total: int, wanted: int, most: int | None = None) -> tuple[int, int]:
+def share(total: int, wanted: int, most: int | None = None) -> tuple[int, int]:
     """Even shares of ``total`` pieces: how many splits, and the pieces of each.
 
     At least ``wanted`` splits if ``most`` (default: any number) allows it: 5 pieces wanted in 4
@@ -198,10 +198,11 @@ def _share(total: int, wanted: int, most: int | None = None) -> tuple[int, int]:
     return max(1, -(-total // share)), share
 
 
-def _wanted_splits(call: Call, config: Config, programs: int) -> int:
+def wanted_splits(target: Target, config: Config, programs: int) -> int:
+    """Into how many parts the work has to be split to fill the device."""
     if config.splits:
         return config.splits
-    return -(-_PROGRAMS_PER_PROCESSOR * call.target.processors // max(programs, 1))
+    return -(-_PROGRAMS_PER_PROCESSOR * target.processors // max(programs, 1))
 
 
 def plan_forward(
@@ -222,11 +223,11 @@ def plan_forward(
     )
     pairs = call.frames * work.dilations
     most = max(1, FORWARD_PARTIAL_BYTES // max(1, 4 * out.numel()))
-    wanted = _wanted_splits(call, config, programs)
-    pair_splits, pairs_per_split = _share(pairs, wanted, most)
+    wanted = wanted_splits(call.target, config, programs)
+    pair_splits, pairs_per_split = share(pairs, wanted, most)
     # A split of the rows below one kernel's taps is not worth its partial sum.
     most_rows = max(1, min(most // pair_splits, rows // work.taps))
-    row_splits, rows_per_split = _share(rows, min(wanted // pair_splits, most_rows), most_rows)
+    row_splits, rows_per_split = share(rows, min(wanted // pair_splits, most_rows), most_rows)
     splits = pair_splits * row_splits
 
     target = out
@@ -252,21 +253,24 @@ def plan_forward(
     kernel = forward_kernels.forward_dot if config.use_dot else forward_kernels.forward_rows
     launches = [Launch(kernel, programs * splits, arguments, config.num_warps, config.num_stages)]
     if splits > 1:
-        arguments = {
-            "out_ptr": out,
-            "partial_ptr": target,
-            "bias_ptr": bias_tensor,
-            "elements": out.numel(),
-            "out_channels": work.out_channels,
-            "pixels": work.pixels,
-            "splits": splits,
-            "HAS_BIAS": bias is not None,
-            "BLOCK": _SUM_BLOCK,
-        }
-        launches.append(
-            Launch(forward_kernels.sum_partials, triton.cdiv(out.numel(), _SUM_BLOCK), arguments)
-        )
+        launches.append(plan_sum(out, target, bias_tensor, bias is not None))
     return out, launches
+
+
+def plan_sum(out: Tensor, partial: Tensor, bias: Tensor, has_bias: bool) -> Launch:
+    """The launch that adds partial sums ``[splits, *out.shape]``, in their order, to ``out``."""
+    arguments = {
+        "out_ptr": out,
+        "partial_ptr": partial,
+        "bias_ptr": bias,
+        "elements": out.numel(),
+        "out_channels": out.shape[1],
+        "pixels": out.shape[2] * out.shape[3],
+        "splits": partial.shape[0],
+        "HAS_BIAS": has_bias,
+        "BLOCK": _SUM_BLOCK,
+    }
+    return Launch(forward_kernels.sum_partials, triton.cdiv(out.numel(), _SUM_BLOCK), arguments)
 
 
 def _mode_arguments(call: Call, config: Config) -> dict[str, Any]:
@@ -307,8 +311,8 @@ def plan_data(
     )
     pixel_blocks = triton.cdiv(work.pixels, config.block_p)
     programs = pixel_blocks * work.dilations * call.input.shape[0]
-    wanted = _wanted_splits(call, config, programs)
-    row_splits, rows_per_split = _share(
+    wanted = wanted_splits(call.target, config, programs)
+    row_splits, rows_per_split = share(
         work.offset_groups * work.taps, min(wanted, work.offset_groups), work.offset_groups
     )
     arguments = {
@@ -352,7 +356,7 @@ def plan_weight(
         * triton.cdiv(work.out_per_group, config.block_o) * triton.cdiv(rows, config.block_r)
     )  # fmt: skip
     most = max(1, WEIGHT_PARTIAL_BYTES // (4 * call.weight.numel()))
-    splits, items_per_split = _share(items, _wanted_splits(call, config, programs), most)
+    splits, items_per_split = share(items, wanted_splits(call.target, config, programs), most)
     partial = call.weight.new_empty((splits, *call.weight.shape))
     arguments = {
         **call.shape_arguments(),
@@ -373,7 +377,8 @@ def plan_weight(
     ]
 
 
-def _guard(tensor: Tensor) -> AbstractContextManager[Any]:
+def guard(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Makes the tensor's device the current one."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
@@ -400,7 +405,7 @@ def forward(
     frame_weights ``[T]``. Arguments are trusted: check them before. ``configs`` overrides the
     chosen configurations (keys of ``configs.KERNELS``).
     """
-    with _guard(input):
+    with guard(input):
         call = prepare(input, offsets, masks, weight, frame_weights, geometry)
         out, launches = plan_forward(call, bias, (configs or {}).get("forward"))
         _run(launches)
@@ -429,7 +434,7 @@ def backward(
     grad_input, grad_weight = None, None
     grad_offsets: list[Tensor] = []
     grad_masks: list[Tensor] = []
-    with _guard(input):
+    with guard(input):
         call = prepare(input, offsets, masks, weight, frame_weights, geometry)
         grad_output = grad_output.to(input.dtype).contiguous()
         if needs.input or needs.offsets or (needs.masks and masks):

@@ -24,8 +24,8 @@ from triton.compiler import ASTSource
 
 from ..geometry import WarpGeometry, same_padding
 from ..gradients import Needs
-from . import launch
-from .configs import KERNELS, Config
+from . import launch, offset_conv
+from .configs import KERNELS, OFFSET_CONV, Config
 
 # Shared memory that one program may have, in bytes.
 SHARED_LIMITS = {
@@ -49,7 +49,10 @@ _PROCESSORS = 132
 
 @dataclass(frozen=True)
 class Case:
-    """A typical warp: D dilations of a 3x3 kernel over ``frames`` maps of ``size``."""
+    """A typical warp: D dilations of a 3x3 kernel over ``frames`` maps of ``size``.
+
+    ``features`` is what its offset convolutions read, where the warp computes its offsets itself.
+    """
 
     channels: int
     size: tuple[int, int]
@@ -59,6 +62,7 @@ class Case:
     groups: int = 1
     window: bool = False
     mask: bool = False
+    features: int = 128
 
     def geometry(self) -> WarpGeometry:
         """The geometry of the case."""
@@ -131,6 +135,26 @@ def prepare_case(
     return launch.prepare(**{n: tensors[n] for n in names}, target=target, allow_tf32=allow_tf32)
 
 
+def offset_conv_tensors(case: Case, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """Random arguments of ``offset_conv.plan`` for a case; offsets of a few pixels."""
+    (height, width), count = case.size, len(case.dilations)
+
+    def normal(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
+        return torch.randn(shape, device=device, dtype=torch.float32).to(kind)
+
+    features = normal(case.frames, case.features, height, width)
+    kernels = normal(count, 2 * case.offset_groups * 9, case.features, 3, 3)
+    weight_shape = (count, case.channels, case.channels // case.groups, 3, 3)
+    return {
+        "features": features.contiguous(memory_format=torch.channels_last),
+        "input": normal(case.frames, case.channels, height, width),
+        "offset_weight": kernels * (2 / (9 * case.features) ** 0.5),
+        "weight": normal(*weight_shape, kind=torch.float32),
+        "frame_weights": normal(case.frames, kind=torch.float32) if case.window else None,
+        "dilations": case.geometry().dilations,
+    }
+
+
 def plan(
     name: str,
     arch: str,
@@ -141,9 +165,13 @@ def plan(
     fixed_point: bool = False,
     allow_tf32: bool = False,
 ) -> launch.Launch:
-    """The launch of one kernel (of ``configs.KERNELS``) on shapes alone."""
+    """The launch of one kernel (of ``configs.KERNELS``, or ``offset_conv``) on shapes alone."""
+    target = launch.Target(arch, _PROCESSORS)
+    if name == OFFSET_CONV:
+        shapes = offset_conv_tensors(case, dtype, "meta")
+        return offset_conv.plan(**shapes, config=config, target=target, allow_tf32=allow_tf32)[1][0]
     tensors = case_tensors(case, dtype, "meta")
-    call = prepare_case(tensors, launch.Target(arch, _PROCESSORS), allow_tf32)
+    call = prepare_case(tensors, target, allow_tf32)
     if name == "forward":
         return launch.plan_forward(call, tensors["bias"], config)[1][0]
     if name == "data":
@@ -277,7 +305,7 @@ def compile_kernel(
         shared=compiled.metadata.shared,
         shared_limit=SHARED_LIMITS[target],
         num_warps=planned.num_warps,
-        use_dot="dot" in planned.kernel.__name__,
+        use_dot="dot" in planned.kernel.__name__ or name == OFFSET_CONV,
         **resources(compiled, target),
     )
 
@@ -288,7 +316,7 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=TARGETS, choices=list(SHARED_LIMITS))
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=list(DTYPES))
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--kernels", nargs="+", default=KERNELS, choices=KERNELS)
+    parser.add_argument("--kernels", nargs="+", default=KERNELS, choices=(*KERNELS, OFFSET_CONV))
     parser.add_argument("--fixed-point", action="store_true", help="deterministic input gradient")
     parser.add_argument("--tf32", action="store_true", help="as if PyTorch allowed TF32")
     parser.add_argument("--json", action="store_true")
@@ -304,10 +332,10 @@ def main() -> None:
     if options.json:
         print(json.dumps([asdict(row) for row in rows]))
         return
-    print(f"{'case':10} {'kernel':8} {'target':7} {'dtype':5} {'mode':4}  regs spill stack shared")
+    print(f"{'case':10} {'kernel':11} {'target':7} {'dtype':5} {'mode':4}  regs spill stack shared")
     for row in rows:
         print(
-            f"{row.case:10} {row.kernel:8} {row.target:7} {row.dtype:5} "
+            f"{row.case:10} {row.kernel:11} {row.target:7} {row.dtype:5} "
             f"{'dot' if row.use_dot else 'rows':4} {row.registers:5} {row.spills:5} "
             f"{row.stack:5} {row.shared:6}{'' if row.launchable else '  does not fit'}"
         )

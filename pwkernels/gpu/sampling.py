@@ -37,9 +37,27 @@ def split_offset(base, offset):
 
 
 @triton.jit
-def _inside(position, size):
+def inside(position, size):
     """``0 <= position < size`` in one comparison: as unsigned, negative numbers are large."""
     return position.to(tl.uint32, bitcast=True) < tl.cast(size, tl.uint32)
+
+
+@triton.jit
+def find_cells(
+    dy, dx, tap, base_y, base_x, dilation_h, dilation_w, height, width, KERNEL_W: tl.constexpr
+):
+    """The cells that float32 offsets of ``tap`` point into.
+
+    Returns the in-plane index of the top left corner, the two fractions, and for each corner (top
+    left, top right, bottom left, bottom right) whether it lies inside the map.
+    """
+    y, fy = split_offset(base_y + (tap // KERNEL_W) * dilation_h, dy)
+    x, fx = split_offset(base_x + (tap % KERNEL_W) * dilation_w, dx)
+    top = inside(y, height)
+    bottom = inside(y + 1, height)
+    left = inside(x, width)
+    right = inside(x + 1, width)
+    return y * width + x, fy, fx, top & left, top & right, bottom & left, bottom & right
 
 
 @triton.jit
@@ -47,23 +65,15 @@ def locate(
     offset_ptr, row, tap, p, base_y, base_x, dilation_h, dilation_w, pixels, height, width, valid,
     KERNEL_W: tl.constexpr,
 ):  # fmt: skip
-    """Load the offsets of ``row`` (offset group and tap) and find the cells they point into.
+    """Load the offsets of ``row`` (offset group and tap): ``find_cells`` of these.
 
-    ``offset_ptr`` is the start of the frame. Returns the in-plane index of the top left corner,
-    the two fractions, and for each corner (top left, top right, bottom left, bottom right)
-    whether it lies inside the map.
+    ``offset_ptr`` is the start of the frame.
     """
     idx = tl.cast(row, tl.int64) * 2 * pixels + p
     # An invalid lane reads an offset to nowhere, and needs no further test.
     dy = tl.load(offset_ptr + idx, mask=valid, other=-1.0 * FAR).to(tl.float32)
     dx = tl.load(offset_ptr + idx + pixels, mask=valid, other=-1.0 * FAR).to(tl.float32)
-    y, fy = split_offset(base_y + (tap // KERNEL_W) * dilation_h, dy)
-    x, fx = split_offset(base_x + (tap % KERNEL_W) * dilation_w, dx)
-    top = _inside(y, height)
-    bottom = _inside(y + 1, height)
-    left = _inside(x, width)
-    right = _inside(x + 1, width)
-    return y * width + x, fy, fx, top & left, top & right, bottom & left, bottom & right
+    return find_cells(dy, dx, tap, base_y, base_x, dilation_h, dilation_w, height, width, KERNEL_W)
 
 
 @triton.jit

@@ -12,7 +12,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,20 @@ import torch
 import triton
 
 from ..gradients import Needs
-from . import launch
-from .configs import KERNELS, TABLE, Config, default_config, load_table, save_table, table_key
-from .offline import CASES, DTYPES, case_tensors, prepare_case
+from . import launch, offset_conv
+from .configs import (
+    KERNELS,
+    OFFSET_CONV,
+    TABLE,
+    Config,
+    Workload,
+    default_config,
+    load_table,
+    row_blocks,
+    save_table,
+    table_key,
+)
+from .offline import CASES, DTYPES, case_tensors, offset_conv_tensors, prepare_case
 
 # Candidates may sum in another order, in half precision by dot: not bit for bit the same.
 _TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 4e-3}
@@ -50,6 +61,24 @@ def candidates(kernel: str, outputs: int) -> Iterator[Config]:
         yield Config(True, block_p, block_o, block_r, 1, warps, stages, 0)
 
 
+def offset_conv_candidates(rows: int) -> Iterator[Config]:
+    """Configurations of the kernel with the offset convolutions worth timing for ``rows`` rows.
+
+    Blocks of 128 pixels x 320 offsets fill the registers of a multiprocessor; smaller ones read
+    more from the L2 cache but let one program sample while another multiplies.
+    """
+    for block_p, widest, block_f, block_s, warps, stages in itertools.product(
+        (64, 128), (64, 128), (32, 64), (16, 32), (4, 8, 16), (2, 3, 4)
+    ):
+        first, second = row_blocks(rows, widest)
+        # Accumulators per thread: fewer leave tensor cores idle, more do not fit.
+        if 40 <= 2 * block_p * (first + second) // (32 * warps) <= 160:
+            yield Config(
+                True, block_p, 16, first, num_warps=warps, num_stages=stages,
+                block_r2=second, block_s=block_s, block_f=block_f,
+            )  # fmt: skip
+
+
 def _planned(
     kernel: str, call: launch.Call, tensors: dict[str, Any], config: Config, needs: Needs
 ) -> tuple[list[torch.Tensor], list[launch.Launch]]:
@@ -64,6 +93,36 @@ def _planned(
         return wanted + ([buffers.input] if needs.input else []), launches
     partial, launches = launch.plan_weight(call, tensors["grad_output"], config)
     return [partial], launches
+
+
+_Planner = Callable[[Config], tuple[list[torch.Tensor], list[launch.Launch]]]
+
+
+def _planner(
+    kernel: str, case: str, dtype: str, needs: Needs
+) -> tuple[str, Workload, Iterator[Config], _Planner]:
+    """Architecture, workload, candidates, and what plans the kernel with one of them."""
+    if kernel == OFFSET_CONV:
+        tensors = offset_conv_tensors(CASES[case], DTYPES[dtype], "cuda")
+        names = ("features", "input", "offset_weight", "weight")
+        features, input, offset_weight, weight = (tensors[name] for name in names)
+        allow_tf32 = torch.get_float32_matmul_precision() != "highest"
+        work = offset_conv.workload(features, input, offset_weight, weight, allow_tf32)
+
+        def planned(config: Config) -> tuple[list[torch.Tensor], list[launch.Launch]]:
+            out, launches = offset_conv.plan(**tensors, config=config)
+            return [out], launches
+
+        arch = launch.target_of(input).arch
+        return arch, work, offset_conv_candidates(work.offset_groups * work.taps), planned
+    tensors = case_tensors(CASES[case], DTYPES[dtype], "cuda")
+    call = prepare_case(tensors)
+    return (
+        call.target.arch,
+        call.work,
+        candidates(kernel, call.work.out_per_group),
+        lambda config: _planned(kernel, call, tensors, config, needs),
+    )
 
 
 def _run(kernel: str, outputs: list[torch.Tensor], launches: list[launch.Launch]) -> list:
@@ -88,18 +147,14 @@ def tune(
 
     ``needs_input`` also times the scatter of the input gradient in the data kernel.
     """
-    tensors = case_tensors(CASES[case], DTYPES[dtype], "cuda")
-    call = prepare_case(tensors)
     needs = Needs(needs_input, True, True, False)
-    default = default_config(kernel, call.target.arch, call.work)
-    wanted = [
-        tensor.clone()
-        for tensor in _run(kernel, *_planned(kernel, call, tensors, default, needs))
-    ]  # fmt: skip
+    arch, work, possible, planned = _planner(kernel, case, dtype, needs)
+    default = default_config(kernel, arch, work)
+    wanted = [tensor.clone() for tensor in _run(kernel, *planned(default))]
     times: dict[Config, float] = {}
-    for config in dict.fromkeys([default, *candidates(kernel, call.work.out_per_group)]):
+    for config in dict.fromkeys([default, *possible]):
         try:
-            outputs, launches = _planned(kernel, call, tensors, config, needs)
+            outputs, launches = planned(config)
             error = _difference(_run(kernel, outputs, launches), wanted)
         except (triton.runtime.errors.OutOfResources, triton.errors.TritonError) as reason:
             print(f"  does not launch: {config}: {str(reason).splitlines()[0]}", file=sys.stderr)
@@ -116,7 +171,7 @@ def tune(
         f"us, {len(times)} candidates) {best}"
     )
     measured = {json.dumps(asdict(config)): time for config, time in times.items()}
-    return table_key(kernel, call.target.arch, call.work), best, measured
+    return table_key(kernel, arch, work), best, measured
 
 
 def main() -> None:
@@ -126,7 +181,9 @@ def main() -> None:
     )
     parser.add_argument("--case", nargs="+", default=["window"], choices=list(CASES))
     parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=list(DTYPES))
-    parser.add_argument("--kernel", nargs="+", default=list(KERNELS), choices=KERNELS)
+    parser.add_argument(
+        "--kernel", nargs="+", default=list(KERNELS), choices=(*KERNELS, OFFSET_CONV)
+    )
     parser.add_argument("--needs-input", action="store_true", help="with the input's gradient")
     parser.add_argument("--out", type=Path, default=TABLE, help=f"table (default {TABLE})")
     parser.add_argument("--times", type=Path, help="also write all times, as JSON")

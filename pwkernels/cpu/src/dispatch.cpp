@@ -67,7 +67,12 @@ PW_EXPORT int pw_warp_backward(const pw::WarpArgs* args, const char* isa) {
   return choice ? choice->table->backward(*args) : -1;
 }
 
+PW_EXPORT int pw_offset_conv_warp(const pw::OffsetConvArgs* args, const char* isa) {
+  const pw::Choice* choice = isa ? pw::find(isa) : pw::active();
+  return choice ? choice->table->offset_conv(*args) : -1;
+}
+
 PW_EXPORT const char* pw_active_isa() { return pw::active()->name; }
 
-// Changes with WarpArgs, so that a library left over from another version is not called.
-PW_EXPORT int pw_abi_version() { return 1; }
+// Changes with the arguments, so that a library left over from another version is not called.
+PW_EXPORT int pw_abi_version() { return 2; }

@@ -79,42 +79,85 @@ struct ForwardScratch {
   }
 };
 
+// What the samples of one tap need, for the pixels of a run; mask null for none.
+template <class T>
+struct Tap {
+  const T *dy, *dx, *mask;
+};
+
+// Adds offset group g of dilation d to the accumulators of a run; `tap_of(k)` gives the taps.
+template <class T, class TapOf>
+PW_INLINE void warp_group(const Plan<T>& plan, int64_t g, int64_t d, const T* planes, TapOf&& tap_of,
+                          ForwardScratch<T>& s) {
+  const int stride = plan.run_padded;
+  int rows = 0;
+  int64_t first = plan.packed_index(d, g, 0, 0), outputs_of = -1;
+  auto flush = [&] {
+    mix(rows, s.samples, plan.packed_weight + first, plan.mix_outputs, stride, s.run.padded,
+        s.accumulator + outputs_of * plan.mix_outputs * stride);
+    first += rows * plan.mix_outputs;
+    rows = 0;
+  };
+  for (int64_t k = 0; k < plan.taps; ++k) {
+    const Tap<T> tap = tap_of(k);
+    locate(plan, s.run, tap.dy, tap.dx, d, k, s.at);
+    for (int64_t c = g * plan.group_channels; c < (g + 1) * plan.group_channels; ++c) {
+      const int64_t weight_group = c / plan.weight_channels;
+      if (rows == kTapBlock || (rows > 0 && weight_group != outputs_of)) flush();
+      outputs_of = weight_group;
+      gather_corners(planes + c * plan.plane, plan.row, s.at.idx, s.run.padded, s.corners);
+      blend(s.corners, s.at, tap.mask, s.run.padded, s.samples + rows * stride);
+      ++rows;
+    }
+  }
+  flush();
+}
+
 // Adds frame n (its packed planes given) to the accumulators of a run.
 template <class T>
 static void warp_run(const Plan<T>& plan, int64_t n, const T* planes, ForwardScratch<T>& s) {
   const WarpArgs& a = plan.a;
-  const int stride = plan.run_padded;
   // Groups outermost: all taps of all dilations read the same few planes while they are in the cache.
   for (int64_t g = 0; g < a.offset_groups; ++g)
-    for (int64_t d = 0; d < a.dilation_count; ++d) {
-      int rows = 0;
-      int64_t first = plan.packed_index(d, g, 0, 0), outputs_of = -1;
-      auto flush = [&] {
-        mix(rows, s.samples, plan.packed_weight + first, plan.mix_outputs, stride, s.run.padded,
-            s.accumulator + outputs_of * plan.mix_outputs * stride);
-        first += rows * plan.mix_outputs;
-        rows = 0;
-      };
-      for (int64_t k = 0; k < plan.taps; ++k) {
-        const int64_t channel = g * plan.taps + k;
-        const T far = -kFar;
-        const T* dy = fetch_run(a.offsets[d], a.offset_dtype, n, 2 * channel, s.run, far, s.dy);
-        const T* dx = fetch_run(a.offsets[d], a.offset_dtype, n, 2 * channel + 1, s.run, far, s.dx);
-        const T* mask = a.masks ? fetch_run(a.masks[d], a.mask_dtype, n, channel, s.run, T(0), s.mask)
-                                : nullptr;
-        prefetch_tap(plan, n, g, d, k + 2, s.run);
-        locate(plan, s.run, dy, dx, d, k, s.at);
-        for (int64_t c = g * plan.group_channels; c < (g + 1) * plan.group_channels; ++c) {
-          const int64_t weight_group = c / plan.weight_channels;
-          if (rows == kTapBlock || (rows > 0 && weight_group != outputs_of)) flush();
-          outputs_of = weight_group;
-          gather_corners(planes + c * plan.plane, plan.row, s.at.idx, s.run.padded, s.corners);
-          blend(s.corners, s.at, mask, s.run.padded, s.samples + rows * stride);
-          ++rows;
-        }
-      }
-      flush();
-    }
+    for (int64_t d = 0; d < a.dilation_count; ++d)
+      warp_group(
+          plan, g, d, planes,
+          [&](int64_t k) {
+            const int64_t channel = g * plan.taps + k;
+            const T far = -kFar;
+            const T* dy = fetch_run(a.offsets[d], a.offset_dtype, n, 2 * channel, s.run, far, s.dy);
+            const T* dx = fetch_run(a.offsets[d], a.offset_dtype, n, 2 * channel + 1, s.run, far, s.dx);
+            const T* mask =
+                a.masks ? fetch_run(a.masks[d], a.mask_dtype, n, channel, s.run, T(0), s.mask) : nullptr;
+            prefetch_tap(plan, n, g, d, k + 2, s.run);
+            return Tap<T>{dy, dx, mask};
+          },
+          s);
+}
+
+// Sets the accumulators of a run to the bias, and writes them to window b of the output.
+template <class T>
+static void start_accumulators(const Plan<T>& plan, ForwardScratch<T>& s) {
+  for (int64_t o = 0; o < plan.a.out_channels; ++o) {
+    const T bias = plan.a.bias ? static_cast<const T*>(plan.a.bias)[o] : T(0);
+    for (int p = 0; p < s.run.padded; ++p) s.accumulator[o * plan.run_padded + p] = bias;
+  }
+}
+template <class T>
+static void write_accumulators(const Plan<T>& plan, int64_t b, const ForwardScratch<T>& s) {
+  for (int64_t o = 0; o < plan.a.out_channels; ++o)
+    write_as(s.accumulator + o * plan.run_padded, s.run.count, plan.a.input_dtype, plan.a.output,
+             (b * plan.a.out_channels + o) * plan.pixels + s.run.start);
+}
+
+// Packs the planes of windows [first, first + windows).
+template <class T>
+static void pack_windows(const Plan<T>& plan, int64_t first, int64_t windows, T* planes) {
+  const WarpArgs& a = plan.a;
+  parallel(windows * a.frames_per_window * a.channels, a.num_threads, [&](int64_t task, int) {
+    const int64_t n = first * a.frames_per_window + task / a.channels;
+    pack_plane(plan, n, task % a.channels, plan.frame_weight(n), planes + task * plan.plane);
+  });
 }
 
 template <class T>
@@ -137,25 +180,17 @@ static Status forward(const WarpArgs& a) {
 
   for (int64_t first = 0; first < a.windows; first += chunk) {
     const int64_t windows = min_of(chunk, a.windows - first);
-    parallel(windows * window_planes, a.num_threads, [&](int64_t task, int) {
-      const int64_t n = first * a.frames_per_window + task / a.channels;
-      pack_plane(plan, n, task % a.channels, plan.frame_weight(n), planes.at<T>(0) + task * plan.plane);
-    });
+    pack_windows(plan, first, windows, planes.at<T>(0));
     parallel(windows * plan.runs(), a.num_threads, [&](int64_t task, int thread) {
       Carver carver(scratch.at<char>(thread * size.used()));
       ForwardScratch<T> s(plan, carver);
       const int64_t window = task / plan.runs(), b = first + window;
       plan.start_run(s.run, task % plan.runs());
-      for (int64_t o = 0; o < a.out_channels; ++o) {
-        const T bias = a.bias ? static_cast<const T*>(a.bias)[o] : T(0);
-        for (int p = 0; p < s.run.padded; ++p) s.accumulator[o * plan.run_padded + p] = bias;
-      }
+      start_accumulators(plan, s);
       for (int64_t t = 0; t < a.frames_per_window; ++t)
         warp_run(plan, b * a.frames_per_window + t,
                  planes.at<T>(0) + (window * a.frames_per_window + t) * a.channels * plan.plane, s);
-      for (int64_t o = 0; o < a.out_channels; ++o)
-        write_as(s.accumulator + o * plan.run_padded, s.run.count, a.input_dtype, a.output,
-                 (b * a.out_channels + o) * plan.pixels + s.run.start);
+      write_accumulators(plan, b, s);
     });
   }
   return kOk;

@@ -46,10 +46,21 @@ struct WarpArgs {
   void* grad_weight;               // like weight, type of the arithmetic
 };
 
+// The forward warp with offsets = conv2d(features, offset_weight[d], padding = dilation = dilations[d]).
+// `warp.offsets` and everything of the backward are unused; stride 1, out_hw = hw.
+struct OffsetConvArgs {
+  WarpArgs warp;
+  Tensor4 features;  // [N, F, H, W], any strides
+  DType features_dtype, offset_weight_dtype;
+  int64_t feature_channels;
+  const void* offset_weight;  // [D, 2 * G * K, F, 3, 3], contiguous
+};
+
 // One entry per instruction set; each lives in a namespace of its own.
 struct KernelTable {
   Status (*forward)(const WarpArgs&);
   Status (*backward)(const WarpArgs&);
+  Status (*offset_conv)(const OffsetConvArgs&);
 };
 
 }  // namespace pw
