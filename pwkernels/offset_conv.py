@@ -74,8 +74,10 @@ def offset_conv_warp(
         ``[N, C_out, H, W]``, with ``frame_weights`` ``[N / T, C_out, H, W]``; the input's dtype.
 
     Float32, bfloat16 and float16 tensors may be mixed: products are summed in float32, and the
-    offsets are not rounded to the features' dtype. So the function does under ``torch.autocast``
-    what it does without. Borders, special values and determinism: as the warp.
+    offsets are not rounded to the features' dtype (``"triton"`` rounds ``offset_weight`` to it). So
+    the function does under ``torch.autocast`` what it does without. With bfloat16 features, give
+    ``offset_weight`` in bfloat16 too: processors with AVX512-BF16 are then about twice as fast.
+    Borders, special values and determinism: as the warp.
 
     Differentiable once in every tensor (twice with ``backend="reference"``). The backward computes
     the offsets again, of some frames and one dilation at a time: its memory beyond the gradients

@@ -20,8 +20,8 @@ from pwkernels import offset_conv_warp
 
 _Part = TypeVar("_Part", bound=nn.Module)
 
-# Up to so many channels, in float32, the warp computes its offsets itself on a CPU; beyond, the
-# convolutions of PyTorch's library are as fast.
+# Up to so many channels the warp computes its offsets itself on a CPU; beyond, the convolutions of
+# PyTorch's library are as fast, and twice as fast in bfloat16.
 _FUSED_WIDTH = 64
 
 
@@ -77,8 +77,9 @@ class FoldedWarper(PoseWarper):
 
     def _stacked_kernels(self) -> Tensor | None:
         """``[D, 2 * 9 * J, head_width, 3, 3]`` where one call is to do the head's whole end."""
-        kernels = [convolution.get_parameter("weight") for convolution in self.offsets]
-        usual = self.warp.backend in ("auto", "cpu") and kernels[0].dtype == torch.float32
+        kernels: list[Tensor] = [c.get_parameter("weight") for c in self.offsets]
+        usual = self.warp.backend in ("auto", "cpu")
+        usual = usual and kernels[0].dtype in (torch.float32, torch.bfloat16)
         if not usual or self.config.head_width > _FUSED_WIDTH:
             return None
         return torch.stack(kernels).contiguous()

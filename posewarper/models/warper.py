@@ -74,9 +74,7 @@ class Window:
 
     def used(self) -> Window:
         """The key frame and those whose weight is above 0, with the weights as they are."""
-        kept = [
-            (d, w) for d, w in zip(self.deltas, self.weights, strict=True) if d == 0 or w > 0
-        ]
+        kept = [(d, w) for d, w in zip(self.deltas, self.weights, strict=True) if d == 0 or w > 0]
         return Window(tuple(d for d, _ in kept), tuple(w for _, w in kept))
 
     def past(self) -> Window:

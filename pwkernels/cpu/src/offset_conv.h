@@ -15,6 +15,7 @@ constexpr int kConvVectors = 4;
 #else
 constexpr int kConvVectors = 2;
 #endif
+// Products of pairs of bfloat16 numbers, on processors that have them beside AVX-512.
 #if defined(__AVX512F__) && (defined(__clang__) || __GNUC__ >= 10)
 #define PW_HAVE_PAIRS 1
 #else
@@ -55,7 +56,6 @@ PW_INLINE void join_pairs(const void* data, int64_t at, int64_t step, int64_t se
 
 template <class T>
 struct ConvPlan {
-  typedef typename Simd<T>::V V;
   static constexpr int panel = kConvVectors * Simd<T>::width;
 
   const OffsetConvArgs& a;
@@ -133,8 +133,8 @@ struct ConvScratch {
 // fields[r][p] (+)= sum_k weight[k][r] * patches[k][p] for six rows and `vectors` vectors of pixels. Not
 // inlined: it needs every register.
 template <class T, int vectors>
-__attribute__((noinline)) static void convolve_block(const T* weight, const T* patches, int64_t depth, bool add, int64_t stride,
-                           T* fields) {
+__attribute__((noinline)) static void convolve_block(const T* weight, const T* patches, int64_t depth,
+                                                     bool add, int64_t stride, T* fields) {
   typedef typename Simd<T>::V V;
   constexpr int width = Simd<T>::width;
   V sum[kConvRows][vectors];
@@ -206,15 +206,16 @@ static void find_segments(const Plan<T>& plan, int64_t d, const Run<T>& run, Con
   constexpr int panel = ConvPlan<T>::panel;
   Segment* end = s.segments;
   for (int64_t tap = 0; tap < kConvTaps; ++tap) {
-    const int64_t shift_y = (tap / 3 - 1) * a.dilations[2 * d], shift_x = (tap % 3 - 1) * a.dilations[2 * d + 1];
+    const int64_t shift_y = (tap / 3 - 1) * a.dilations[2 * d];
+    const int64_t shift_x = (tap % 3 - 1) * a.dilations[2 * d + 1];
     Segment* first = end;
     int64_t y = run.start / a.width, x = run.start % a.width;
     for (int p = 0; p < run.padded; ++p) {
       const bool inside = p < run.count && y + shift_y >= 0 && y + shift_y < a.height &&
                           x + shift_x >= 0 && x + shift_x < a.width;
       const int64_t from = inside ? (y + shift_y) * a.width + x + shift_x : -1;
-      const bool same_panel = end > first && p % panel != 0;
-      if (same_panel && (inside ? end[-1].from >= 0 && from == end[-1].from + end[-1].count : end[-1].from < 0))
+      const Segment* last = end > first && p % panel != 0 ? end - 1 : nullptr;
+      if (last && (inside ? last->from >= 0 && from == last->from + last->count : last->from < 0))
         ++end[-1].count;
       else
         *end++ = Segment{from, p / panel, p % panel, 1};
@@ -302,19 +303,21 @@ static Status offset_conv(const OffsetConvArgs& args) {
   plan.run_pixels = static_cast<int>(min_of(wanted, plan.pixels));
   plan.run_padded = static_cast<int>(round_up(plan.run_pixels, Plan<T>::run_step));
 
-  const bool direct = !conv.pairs && args.features_dtype == native_dtype(T()) && args.features.stride_w == 1 &&
-                      args.features.stride_h == a.width;
+  // Contiguous maps of T are read in place, others copied for a chunk of windows.
+  const bool direct = !conv.pairs && args.features_dtype == native_dtype(T()) &&
+                      args.features.stride_w == 1 && args.features.stride_h == a.width;
   const int64_t t_size = static_cast<int64_t>(sizeof(T)), frames = a.frames_per_window;
   const int64_t map_step = direct ? args.features.stride_c : plan.pixels;
   const int64_t frame_step = direct ? args.features.stride_n : conv.features * plan.pixels;
   const int64_t window_planes = frames * a.channels * plan.plane;
   const int64_t window_maps = direct ? 0 : frames * frame_step;
-  const int64_t chunk = min_of(a.windows, max_of((4 * a.num_threads + plan.runs() - 1) / plan.runs(),
-                                                 (int64_t(4) << 20) / ((window_planes + window_maps) * t_size)));
+  const int64_t cached_windows = (int64_t(4) << 20) / ((window_planes + window_maps) * t_size);
+  const int64_t busy_windows = (4 * a.num_threads + plan.runs() - 1) / plan.runs();
+  const int64_t chunk = min_of(a.windows, max_of(cached_windows, busy_windows));
   Carver size(nullptr);
   ForwardScratch<T>(plan, size);
   ConvScratch<T>(plan, conv, size);
-  Buffer weight((plan.weight_count + conv.weight_count() + 16) * t_size),
+  Buffer weight((plan.weight_count + conv.weight_count()) * t_size),
       planes(chunk * window_planes * t_size), maps(chunk * window_maps * t_size),
       scratch(size.used() * a.num_threads);
   if (!weight.ok() || !planes.ok() || !maps.ok() || !scratch.ok()) return kOutOfMemory;
