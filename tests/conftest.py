@@ -1,7 +1,8 @@
-"""What holds for every test: fixed seeds, and no GPU test without a GPU."""
+"""What holds for every test: fixed seeds, a share of the processors, no GPU test without a GPU."""
 
 from __future__ import annotations
 
+import os
 import random
 import zlib
 from collections.abc import Iterator
@@ -27,6 +28,13 @@ class _TorchRandom:
 
 _torch_random = _TorchRandom()  # hypothesis keeps a weak reference only
 hypothesis.register_random(_torch_random)
+
+# Side by side (pytest -n), each process and its children take their share of the processors.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 # No deadline: the first example compiles, and the machine may be shared. The examples are the same
 # in every run, so that a red run can be repeated; --hypothesis-profile=explore draws new ones.

@@ -20,10 +20,6 @@ from pwkernels import offset_conv_warp
 
 _Part = TypeVar("_Part", bound=nn.Module)
 
-# Up to so many channels the warp computes its offsets itself on a CPU; beyond, the convolutions of
-# PyTorch's library are as fast, and twice as fast in bfloat16.
-_FUSED_WIDTH = 64
-
 
 def folded(network: HRNet | PoseWarper, dtype: torch.dtype | None = None) -> HRNet | FoldedWarper:
     """A copy of a network for inference, in eval mode and without gradients.
@@ -80,9 +76,7 @@ class FoldedWarper(PoseWarper):
         kernels: list[Tensor] = [c.get_parameter("weight") for c in self.offsets]
         usual = self.warp.backend in ("auto", "cpu")
         usual = usual and kernels[0].dtype in (torch.float32, torch.bfloat16)
-        if not usual or self.config.head_width > _FUSED_WIDTH:
-            return None
-        return torch.stack(kernels).contiguous()
+        return torch.stack(kernels) if usual else None
 
     def offset_fields(self, difference: Tensor) -> list[Tensor]:
         return [planes(field) for field in super().offset_fields(difference)]
