@@ -68,7 +68,7 @@ def test_imports_go_one_way() -> None:
 def test_readme_commands_are_what_ci_runs() -> None:
     install, tests = readme_block("install"), readme_block("tests")
     assert install == 'pip install -e ".[dev]"'
-    assert tests == "pytest"
+    assert tests == "pytest -n auto"
     ci = ROOT / ".ci" / "run"
     assert run(str(ci), "--commands").stdout.splitlines() == [install, tests]
     assert "pip install" not in ci.read_text(), "it must take its commands from README.md only"
