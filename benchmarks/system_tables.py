@@ -148,7 +148,7 @@ def operations_table(result: Result) -> str:
 
 
 def utilisation(result: Result, row: Row) -> float | None:
-    """Operations per second over the peak of matrix products, measured in the same run."""
+    """Operations per second over the peak, which is measured in the same run."""
     peak = result.get("ceilings", {}).get(f"{row['dtype']}_operations_per_second")
     if peak is None or not row.get("operations") or not row["matches"]:
         return None
@@ -213,7 +213,9 @@ def _peaks(result: Result) -> str:
         for name in ("fp32", "bf16")
         if (key := f"{name}_operations_per_second") in found
     ]
-    return f"Matrix products in the same run, 10¹² operations/s: {', '.join(said)}." if said else ""
+    if not said:
+        return ""
+    return f"Peak in the same run, 10¹² operations/s: {', '.join(said)}."
 
 
 def short_section(
