@@ -78,6 +78,8 @@ class Noted:
         samples: how many there are.
     """
 
+    seen = None
+
     def __init__(self, of_epoch: Callable[[int], Iterator[Batch]], steps: int, samples: int):
         self._of_epoch, self._steps = of_epoch, steps
         self.samples = range(samples)

@@ -35,6 +35,7 @@ from posewarper.inference.propagation import (
 from posewarper.inference.pseudo_labels import Counts
 from posewarper.inference.shared_aggregation import predict_shared
 from posewarper.models import WINDOWS, Window, load_model
+from posewarper.models.pose_model import model_file
 from posewarper.shares import join_sharing
 from posewarper.skeleton import POSETRACK_EVAL, Skeleton
 
@@ -43,8 +44,8 @@ WindowName = Literal["posetrack-2019", "posetrack-2019-causal", "paper", "paper-
 
 # Options of aggregate on which joints do not depend: processes may go on with others.
 _HARMLESS = (
-    "out", "images", "format", "neck", "dummy_people", "device", "batch_size", "compile",
-    "workers", "progress",
+    "out", "format", "neck", "dummy_people", "device", "batch_size", "compile", "workers",
+    "progress",
 )  # fmt: skip
 
 
@@ -365,6 +366,7 @@ def aggregate(
     parts = out.with_name(f".{out.name}.parts")
     if predictor.device.type == "cpu":
         sharing.divide_threads()
+    settings = {**settings, "model": model_file(model)}
     result = predict_shared(
         predict, chosen, dataset, tracks, parts=parts, out=out, settings=settings, sharing=sharing
     )

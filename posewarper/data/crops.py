@@ -227,6 +227,13 @@ class Augmentation:
                 f"got {self.half_body_draw!r}"
             )
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether crops are the same in every epoch."""
+        turns = self.rotation_factor * self.rotation_probability
+        others = self.flip_probability, self.half_body_probability, self.key_damage_probability
+        return not any((self.scale_factor, turns, *others))
+
     def draw(
         self,
         random: np.random.Generator,

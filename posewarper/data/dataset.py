@@ -144,25 +144,36 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
     def __getitem__(self, index: int) -> dict[str, Any] | None:
         return self.sample(index, 0)
 
-    def sample(self, index: int, epoch: int) -> dict[str, Any] | None:
-        """A sample with the random draws of an epoch."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        random = np.random.default_rng((self.seed, epoch, index))
+    def delta_of(self, index: int, epoch: int) -> int:
+        """How far a sample's support frame lies from its key frame; 0 in stage "pose"."""
+        _, number, support = self._frames_of(index, self._random(index, epoch))
+        return support - number
+
+    def sample(self, index: int, epoch: int, with_crops: bool = True) -> dict[str, Any] | None:
+        """A sample with the random draws of an epoch.
+
+        Args:
+            index: which.
+            epoch: not negative.
+            with_crops: False: without "crops", and no frame is read; only where augmentation does
+                not mirror.
+        """
+        random = self._random(index, epoch)
         row = int(self.rows[index])
         people, frames = self.dataset.people, self.dataset.frames
-        frame = int(people.frame[row])
-        video, number = self.dataset.videos[frames.video[frame]], int(frames.number[frame])
-        numbers = [number]
-        if self.stage == "warp":
-            numbers.append(video.clip(number + self._draw_delta(random)))
-        images = [self.source.read(video, n, key=number) for n in numbers]
-        image = images[0]
-        if image is None or any(other is None for other in images):
-            return None
+        video, number, support = self._frames_of(index, random)
+        width = int(frames.size_wh[people.frame[row], 0])
+        images: list[Image] = []
+        if with_crops:
+            numbers = [number, support] if self.stage == "warp" else [number]
+            read = [self.source.read(video, n, key=number) for n in numbers]
+            images = [image for image in read if image is not None]
+            if len(images) < len(read):
+                return None
+            width = images[0].shape[1]
 
         joints, visible = people.keypoints[row, :, :2], people.keypoints[row, :, 2] > 0
-        width, skeleton = image.shape[1], self.dataset.skeleton
+        skeleton = self.dataset.skeleton
         region = own = Region(self.center[index], self.scale[index], float(self.rotation[index]))
         if self.augmentation is not None:
             region = self.augmentation.draw(
@@ -172,15 +183,9 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         matrices = [matrix]
         if self.stage == "warp":
             varied = compose(matrix, invert_matrices(own.matrix(self.crop_wh, width)))
-            matrices.append(self._support_matrix(row, numbers[1], matrix, varied))
-        crops = np.stack(
-            [
-                crop(i, m, self.crop_wh)[0]
-                for i, m in zip(images, matrices, strict=True)
-                if i is not None
-            ]
-        )
-        if self.augmentation is not None and self.stage == "warp":
+            matrices.append(self._support_matrix(row, support, matrix, varied))
+        crops = [crop(i, m, self.crop_wh)[0] for i, m in zip(images, matrices, strict=False)]
+        if crops and self.augmentation is not None and self.stage == "warp":
             crops[0] = self.augmentation.damaged(random, crops[0])
         if region.mirrored:
             joints, visible = mirror_joints(joints, visible, skeleton, width)
@@ -199,8 +204,9 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
             self.rounded,
         )
         weight = weight * self._certainty(row, region.mirrored)
+        pixels = {"crops": _as_tensor(np.stack(crops), self.normalised)} if crops else {}
         return {
-            "crops": _as_tensor(crops, self.normalised),
+            **pixels,
             "target": torch.from_numpy(target),
             "weight": torch.from_numpy(weight),
             "joints": torch.from_numpy(joints.astype(np.float32)),
@@ -209,7 +215,7 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
             "scale": torch.from_numpy(region.scale.copy()),
             "rotation": region.rotation,
             "mirrored": region.mirrored,
-            "delta": numbers[-1] - number,
+            "delta": support - number,
             "person": row,
         }
 
@@ -233,6 +239,21 @@ class PoseSamples(Dataset[dict[str, Any] | None]):
         scores = np.nan_to_num(self.dataset.people.joint_scores[row], nan=1.0).clip(0, 1)
         order = list(self.dataset.skeleton.mirrored) if mirrored else slice(None)
         return (scores[order] ** self.score_power).astype(np.float32)
+
+    def _random(self, index: int, epoch: int) -> np.random.Generator:
+        """What a sample draws from."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return np.random.default_rng((self.seed, epoch, index))
+
+    def _frames_of(self, index: int, random: np.random.Generator) -> tuple[Video, int, int]:
+        """The video, and the numbers of the key and the support frame: a sample's first draw."""
+        frame = int(self.dataset.people.frame[self.rows[index]])
+        position = int(self.dataset.frames.video[frame])
+        video, number = self.dataset.videos[position], int(self.dataset.frames.number[frame])
+        if self.stage == "pose":
+            return video, number, number
+        return video, number, video.clip(number + self._draw_delta(random))
 
     def _draw_delta(self, random: np.random.Generator) -> int:
         if self.delta is not None:

@@ -39,7 +39,8 @@ def export(
 
     Args:
         model: a model file, a folder of training (its best model), or published weights.
-        out: file to write; by default beside the model, named after it and the mode.
+        out: file to write, .onnx or, of aoti, .pt2; by default beside the model, named after it
+            and the mode.
         mode: single: a frame alone; pair: a support frame's pose moved to the key frame; propagate:
             the key frame's heatmaps moved to a support frame; aggregate: a window of frames. By
             default aggregate for models with a warp head, else single.
@@ -60,7 +61,7 @@ def export(
         compare: compare with PyTorch, for onnx in onnxruntime; a file that differs is not written.
         images: a video, an image or a folder of images; crops of some frames are compared, too.
             Otherwise random images alone.
-        device: of aoti: cpu, cuda, ..; where the file runs.
+        device: of aoti: cpu, cuda, cuda:1; where the file runs.
     """
     if format == "aoti":
         for name, value, default in (

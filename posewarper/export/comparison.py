@@ -65,7 +65,7 @@ class Comparison:
         return f"{text} (limits of {self.precision}: {heatmaps:g} and {joints:g} px)"
 
     def faults(self) -> list[str]:
-        """What is beyond the tolerances (NaN is); empty if nothing."""
+        """What is beyond the tolerances (NaN is), or was not compared; empty if nothing."""
         heatmaps, joints = TOLERANCES[self.precision]
         checked = [
             ("heatmaps", self.scaled_error, heatmaps),
@@ -73,11 +73,14 @@ class Comparison:
         ]
         if self.decoding_error is not None:
             checked.append(("decoding in pixels", self.decoding_error, _DECODING_TOLERANCE))
-        return [
+        faults = [
             f"{name}: expected a difference of at most {limit}, got {error:.3g}"
             for name, error, limit in checked
             if not error <= limit
         ]
+        if self.undecided and not self.joints:  # as when heatmaps are no larger than the error
+            faults.append(f"joints: none of {self.undecided} could be compared")
+        return faults
 
 
 def compare(

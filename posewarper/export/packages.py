@@ -64,7 +64,7 @@ def to_package(
         model: the model, on any device; it is not changed.
         path: the file, ``.pt2``; it appears whole and compared, or not at all.
         mode, decode, refinement, normalise, fold, window: see ``to_onnx``.
-        device: "cpu", "cuda", ..: where it runs.
+        device: "cpu", "cuda", "cuda:1"; "auto" is the GPU if there is one: where it runs.
         compare_results: whether the package is loaded and compared with PyTorch.
         images: see ``to_onnx``.
 
@@ -83,6 +83,8 @@ def to_package(
     if images is not None and not compare_results:
         raise ValueError("images: they are for the comparison, which compare = false leaves out")
     target = choose_device(device)
+    if target.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: packages run on 'cpu' and 'cuda', got {device!r}")
     _check_compiler()
     refinement = model.refinement if refinement is None else refinement
     if mode == "aggregate":
@@ -240,5 +242,6 @@ def _compiled(
                 program, package_path=str(folder / name), inductor_configs=options
             )
         except RuntimeError as error:  # of the C++ compiler and of all steps before it
-            raise ValueError(f"{name}: AOTInductor cannot compile it: {error}") from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]  # of hundreds
+            raise ValueError(f"{name}: AOTInductor cannot compile it: {reason}") from error
     return Path(written)

@@ -16,6 +16,7 @@ from posewarper.export.inputs import random_inputs, real_inputs
 from posewarper.files import whole_file
 from posewarper.heatmaps import REFINEMENTS
 from posewarper.models import PoseModel, Window
+from posewarper.models.pose_model import ONNX_SUFFIX
 from pwkernels import onnx_translation
 
 DeformOp = Literal["DeformConv", "GridSample"]
@@ -58,7 +59,7 @@ def to_onnx(
 
     Args:
         model: the model, on any device; it is not changed.
-        path: the file; it appears whole, checked and compared, or not at all.
+        path: the file, ``.onnx``; it appears whole, checked and compared, or not at all.
         mode: "single", "pair" (the support frame's pose moved to the key frame), "propagate" (the
             key frame's heatmaps moved to the support frame) or "aggregate".
         deform_op: "DeformConv", or "GridSample" for runtimes without it; see
@@ -219,6 +220,7 @@ def check_use(
     Raises:
         ValueError: an option is not known, or does not go with the others.
         FileNotFoundError: there is no folder for the file.
+        PermissionError: nothing can be written to it.
     """
     for name, value, known in (
         ("mode", mode, MODES),
@@ -235,6 +237,8 @@ def check_use(
         raise ValueError(f"window: only mode 'aggregate' has one, got mode {mode!r}")
     if path.is_dir() or not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: expected a file in a folder that exists")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path}: its folder cannot be written to")
 
 
 def _checked(
@@ -248,6 +252,8 @@ def _checked(
 ) -> int:
     """The opset, if the options are known and go together; an error before any work."""
     check_use(model, path, mode, refinement, window)
+    if path.suffix.lower() != ONNX_SUFFIX:  # others are taken for models of PyTorch
+        raise ValueError(f"{path}: ONNX files have the suffix {ONNX_SUFFIX}")
     if deform_op not in DEFORM_OPS:
         raise ValueError(f"deform_op: expected one of {DEFORM_OPS}, got {deform_op!r}")
     first = 18 if mode == "single" else _FIRST_OPSET[deform_op]

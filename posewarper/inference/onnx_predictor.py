@@ -8,6 +8,7 @@ and w = W / 4.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +126,7 @@ class OnnxPredictor(Predictor):
         providers = _providers(device, runtime)
         proto = _read(path, onnx)
         spec = _described(proto, path)
+        _check_joints(proto, spec, path)
         if precision not in (None, spec.precision):
             raise ValueError(f"precision: {path} computes in {spec.precision}, got {precision!r}")
         images = _IMAGES[spec.mode]
@@ -281,6 +283,7 @@ def _described(proto: Any, path: Path) -> OnnxSpec:
     try:
         window = about["window"]
         _DTYPES[about["input"]]
+        _check_numbers(about)
         return OnnxSpec(
             path=path,
             mode=mode,
@@ -297,6 +300,32 @@ def _described(proto: Any, path: Path) -> OnnxSpec:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{damaged} ({error!r})") from error
+
+
+def _check_numbers(about: Mapping[str, Any]) -> None:
+    """Raises ValueError for numbers that nothing can be cropped or decoded with."""
+    width, height = about["crop_wh"]
+    for name, value, kind in (
+        ("crop_wh", width, int),
+        ("crop_wh", height, int),
+        ("padding", about["padding"], (int, float)),
+        ("sigma", about["sigma"], (int, float)),
+    ):
+        if not isinstance(value, kind) or not 0 < value < math.inf:
+            raise ValueError(f"{name}: expected numbers above 0, got {about[name]!r}")
+
+
+def _check_joints(proto: Any, spec: OnnxSpec, path: Path) -> None:
+    """Raises ValueError where the graph has heatmaps of other joints than the property tells."""
+    for value in proto.graph.output:
+        sizes = value.type.tensor_type.shape.dim
+        if value.name == "heatmaps" and len(sizes) == 4:
+            count = sizes[1].dim_value
+            if count and count != len(spec.skeleton):
+                raise ValueError(
+                    f"{path}: its property {_PROPERTY!r} is damaged (skeleton: expected {count} "
+                    f"joints as in the graph, got {len(spec.skeleton)})"
+                )
 
 
 def _part(proto: Any, names: tuple[str, str], path: Path, onnx: Any) -> Any:

@@ -58,6 +58,7 @@ class FoldedWarper(PoseWarper):
         self._key_offsets: dict[object, list[Tensor]] = {}
         self.offset_weight: Tensor | None
         self.register_buffer("offset_weight", self._stacked_kernels(), persistent=False)
+        self.register_load_state_dict_post_hook(_forget_old_weights)
         self.eval()
 
     def train(self, mode: bool = True) -> FoldedWarper:
@@ -120,6 +121,13 @@ class FoldedWarper(PoseWarper):
                 fields = self.key_offset_fields(like.expand(heatmaps.shape[-2:]))
             self._key_offsets[case] = fields
         return self._key_offsets[case]
+
+
+def _forget_old_weights(warper: nn.Module, _: object) -> None:
+    assert isinstance(warper, FoldedWarper)
+    warper._key_offsets.clear()
+    if warper.offset_weight is not None:
+        warper.offset_weight = warper._stacked_kernels()
 
 
 class Compiled(nn.Module):

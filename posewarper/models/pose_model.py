@@ -239,10 +239,15 @@ def load_model(
     return model
 
 
+def model_file(path: Path) -> Path:
+    """What ``load_model`` reads of a folder; the path itself where it is no folder of a model."""
+    return next((path / n for n in (BEST, FITTED) if (path / n).is_file()), path)
+
+
 def _in_folder(folder: Path) -> Path:
-    for name in (BEST, FITTED):
-        if (folder / name).is_file():
-            return folder / name
+    path = model_file(folder)
+    if path != folder:
+        return path
     raise FileNotFoundError(
         f"{folder}: no model in this folder: neither {FITTED}, which fit leaves, nor {BEST}, which "
         "train leaves"

@@ -240,7 +240,11 @@ class PoseWarper(nn.Module):
             joint-major.
         """
         features = self.offset_feats(difference)  # [N, head_width, h, w]
-        return [convolution(features) for convolution in self.offsets]
+        fields = [convolution(features) for convolution in self.offsets]
+        if not torch.is_grad_enabled():
+            return fields
+        # Planes, as the warp reads them: once, where its backward would reorder them again.
+        return [field.contiguous() for field in fields]
 
     def warp_heatmaps(self, target: Tensor, source: Tensor, moved: Tensor | None = None) -> Tensor:
         """Moves heatmaps as the pose moved from the source to the target frame.

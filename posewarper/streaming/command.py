@@ -11,7 +11,7 @@ from posewarper.inference.aggregation import PersonScore, Scoring
 from posewarper.inference.loading import load_predictor
 from posewarper.inference.predictor import Precision
 from posewarper.inference.smoothing import BETA, MIN_CUTOFF, OneEuro
-from posewarper.models.pose_model import BEST, FITTED
+from posewarper.models.pose_model import model_file
 from posewarper.prediction import WindowName
 from posewarper.shares import Sharing, join_sharing, process_count
 from posewarper.streaming.choices import (
@@ -257,18 +257,13 @@ def predict(
         out,
         run_one,
         suffix=suffix,
-        settings={**settings, "model": _model_file(model)},
+        settings={**settings, "model": model_file(model)},
         overlay=overlay,
         box_file=box_file,
         on_error=on_error,
         merge=merge,
         sharing=sharing,
     )
-
-
-def _model_file(model: Path) -> Path:
-    """What ``load_model`` reads of a folder."""
-    return next((model / n for n in (BEST, FITTED) if (model / n).is_file()), model)
 
 
 def _check_alone(merge: Path | None) -> None:

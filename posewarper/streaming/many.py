@@ -86,7 +86,7 @@ def find_videos(video: str) -> list[Path] | None:
 
 def _listed(path: Path) -> list[Path]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"video: {path} is no list of videos: {error}") from None
     numbered = [(n, Path(text)) for n, line in enumerate(lines, 1) if (text := line.strip())]
@@ -186,7 +186,8 @@ def predict_many(
             write_json(_note_of(entry, out), note)
             done.append(note)
             told = note["error"] or f"{note['people']} people in {note['frames']} frames"
-            print(f"[{number + 1}/{len(todo)}] {entry.name}: {told}", flush=True)
+            line = f"[{number + 1}/{len(todo)}] {entry.name}: {told}"
+            print(line.encode(errors="replace").decode(), flush=True)  # names may be no text
         if not sharing.is_first:
             return _summed(done)
         sharing.wait()

@@ -57,6 +57,10 @@ class DataConfig:
             training process; by default chosen by the machine.
         cache_mb: memory in MiB for decoded frames, shared out among the workers of a training
             process; a data set that fits is decoded once.
+        heatmap_cache_mb: memory in MiB, in each training process, for heatmaps of a frozen backbone
+            (stage warp) of crops that are the same in every epoch: those of validation, and without
+            augmentation those of training. They are neither decoded nor passed through the backbone
+            again. 0: none are kept.
     """
 
     train: Path
@@ -76,6 +80,7 @@ class DataConfig:
     missing: Missing = "error"
     workers: int | None = None
     cache_mb: int = 1024
+    heatmap_cache_mb: int = 0
 
     def __post_init__(self) -> None:
         if self.crop_wh is not None:
@@ -83,7 +88,7 @@ class DataConfig:
         for name in ("padding", "sigma"):
             if getattr(self, name) is not None:
                 _positive(f"data.{name}", getattr(self, name))
-        for name in ("delta_range", "workers", "cache_mb", "score_power"):
+        for name in ("delta_range", "workers", "cache_mb", "heatmap_cache_mb", "score_power"):
             if getattr(self, name) is not None:
                 _at_least(f"data.{name}", getattr(self, name), 0)
         _one_of("data.missing", self.missing, get_args(Missing))
@@ -336,6 +341,11 @@ class RunConfig:
                 raise ValueError("init_part: expected 'all' in stage warp, got 'features'")
             if self.loss.kind != "mse":
                 raise ValueError(f"loss.kind: expected 'mse' in stage warp, got {self.loss.kind!r}")
+            self._check_heatmap_cache()
+        elif self.data.heatmap_cache_mb:
+            raise ValueError(
+                "data.heatmap_cache_mb: expected stage warp; stage pose trains the backbone"
+            )
         elif self.model.reset_head:
             raise ValueError(
                 "model.reset_head: expected stage warp; models of stage pose have no head"
@@ -349,6 +359,26 @@ class RunConfig:
         if self.loop.precision == "fp16" and self.loop.device == "cpu":
             raise ValueError("loop.precision: fp16 needs a GPU; bf16 works on the CPU")
 
+    @property
+    def backbone_is_fixed(self) -> bool:
+        """Whether the heatmaps of a crop are the same in every step."""
+        frozen = self.model.freeze_backbone and not self.model.backbone_batch_stats
+        return self.stage == "warp" and frozen
+
+    def _check_heatmap_cache(self) -> None:
+        if not self.data.heatmap_cache_mb:
+            return
+        if not self.backbone_is_fixed:
+            raise ValueError(
+                "data.heatmap_cache_mb: expected model.freeze_backbone true and "
+                "model.backbone_batch_stats false; else the backbone changes in every step"
+            )
+        if self.data.val is None and not self.augmentation.changes_nothing:
+            raise ValueError(
+                "data.heatmap_cache_mb: expected augmentation that changes nothing (all factors "
+                "and probabilities 0), or data.val: other crops are new in every epoch"
+            )
+
     def plain(self) -> dict[str, Any]:
         """Nested dictionaries and lists: what ``config.yaml`` holds."""
         mapping = _plain(asdict(self))
@@ -358,8 +388,8 @@ class RunConfig:
 
 #: May differ when a run goes on: they do not change what is learned.
 HARMLESS = (
-    "out", "data.images", "data.val_images", "data.workers", "data.cache_mb", "loop.device",
-    "loop.compile",
+    "out", "data.images", "data.val_images", "data.workers", "data.cache_mb",
+    "data.heatmap_cache_mb", "loop.device", "loop.compile",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -30,6 +30,10 @@ _FRAME_BYTES = 1280 * 720 * 3  # of frames whose size no file tells
 _MOST_WORKERS = 16
 _GRACE = 20.0  # seconds that workers live on after SIGTERM; torchrun kills after 30
 
+#: A crop that is the same in every epoch: the sample, and how far the support frame lies from the
+#: key frame; None is the key frame's own crop.
+Place = tuple[int, int | None]
+
 
 class Batch(NamedTuple):
     """B samples that could be read.
@@ -43,6 +47,8 @@ class Batch(NamedTuple):
         problems: messages about frames that nobody has heard of yet.
         error: why the batch could not be made; an exception would arrive from a worker with
             its traceback in the message.
+        places: of each sample's key and support crop, where crops are the same in every epoch.
+        with_crops: then, of each sample, whether ``crops`` has it.
     """
 
     crops: Tensor
@@ -52,6 +58,8 @@ class Batch(NamedTuple):
     left_out: int
     problems: list[str]
     error: str = ""
+    places: Sequence[tuple[Place, Place]] = ()
+    with_crops: Sequence[bool] = ()
 
     def to(self, device: torch.device) -> Batch:
         """The same with its tensors on a device."""
@@ -62,22 +70,50 @@ class Batch(NamedTuple):
         return self._replace(**tensors)
 
 
+class Seen:
+    """Heatmaps of crops that come again in every epoch, kept until memory is used up.
+
+    Args:
+        limit: bytes.
+    """
+
+    def __init__(self, limit: float):
+        self._left, self._maps = limit, dict[Place, Tensor]()
+
+    def __contains__(self, place: Place) -> bool:
+        return place in self._maps
+
+    def __getitem__(self, place: Place) -> Tensor:
+        return self._maps[place]
+
+    def __len__(self) -> int:
+        return len(self._maps)
+
+    def add(self, place: Place, maps: Tensor) -> None:
+        """Keep ``[J, h, w]``, if there is room."""
+        if maps.nbytes <= self._left:
+            self._maps[place] = maps
+            self._left -= maps.nbytes
+
+
 class SampleBatches(Dataset[Batch]):
-    """Batches by lists of (pass, sample): the pass decides the random draws."""
+    """Batches by lists of (pass, sample, whether its crops are wanted): the pass decides the random
+    draws.
+    """
 
     def __init__(self, samples: PoseSamples):
         self.samples = samples
         self._told = 0
 
-    def __getitem__(self, pick: tuple[int, int]) -> Batch:
+    def __getitem__(self, pick: tuple[int, int, bool]) -> Batch:
         return self.__getitems__([pick])
 
-    def __getitems__(self, picks: list[tuple[int, int]]) -> Batch:
+    def __getitems__(self, picks: list[tuple[int, int, bool]]) -> Batch:
         samples, error = self.samples, ""
         try:
             with warnings.catch_warnings():  # the loop reports problems, once
                 warnings.simplefilter("ignore", UserWarning)
-                read = [samples.sample(index, epoch) for epoch, index in picks]
+                read = [samples.sample(index, epoch, wanted) for epoch, index, wanted in picks]
         except FrameError as caught:
             read, error = [None] * len(picks), str(caught)
         present = [sample for sample in read if sample is not None]
@@ -90,14 +126,27 @@ class SampleBatches(Dataset[Batch]):
             "joints": (joints, 2),
         }
         tensors = {
-            name: torch.stack([sample[name] for sample in present])
-            if present
+            name: torch.stack(parts)
+            if (parts := [sample[name] for sample in present if name in sample])
             else torch.zeros((0, *shape), dtype=torch.uint8 if name == "crops" else torch.float32)
             for name, shape in shapes.items()
         }
         messages = list(samples.source.problems.values())
         new, self._told = messages[self._told :], len(messages)
-        return Batch(**tensors, left_out=len(read) - len(present), problems=new, error=error)
+        kept = [pick for pick, sample in zip(picks, read, strict=True) if sample is not None]
+        return Batch(
+            **tensors,
+            left_out=len(read) - len(present),
+            problems=new,
+            error=error,
+            places=[places_of(samples, epoch, index) for epoch, index, _ in kept],
+            with_crops=[wanted for *_, wanted in kept],
+        )
+
+
+def places_of(samples: PoseSamples, epoch: int, index: int) -> tuple[Place, Place]:
+    """Of the key and the support crop of a sample."""
+    return (index, None), (index, samples.delta_of(index, epoch))
 
 
 class Order(Sampler[list[tuple[int, int]]]):
@@ -157,6 +206,25 @@ class Order(Sampler[list[tuple[int, int]]]):
         return np.concatenate(parts)
 
 
+class _Wanted(Sampler[list[tuple[int, int, bool]]]):
+    """An order of samples, with whether the crops of each are wanted: not where both were seen."""
+
+    def __init__(self, order: Order, samples: PoseSamples, seen: Seen | None):
+        self.order, self.samples, self.seen = order, samples, seen
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, bool]]]:
+        for batch in self.order:
+            yield [(epoch, index, self._is_wanted(epoch, index)) for epoch, index in batch]
+
+    def _is_wanted(self, epoch: int, index: int) -> bool:
+        if self.seen is None:
+            return True
+        return not all(place in self.seen for place in places_of(self.samples, epoch, index))
+
+
 class Batches:
     """The batches of one data set, from worker processes that live on between epochs.
 
@@ -165,13 +233,22 @@ class Batches:
         order: of them.
         workers: processes.
         device: batches are pinned for a GPU.
+        seen: heatmaps that are known; batches lack the crops of samples of which both are. Only
+            where crops are the same in every epoch.
     """
 
-    def __init__(self, samples: PoseSamples, order: Order, workers: int, device: torch.device):
-        self.samples, self.order = samples, order
+    def __init__(
+        self,
+        samples: PoseSamples,
+        order: Order,
+        workers: int,
+        device: torch.device,
+        seen: Seen | None = None,
+    ):
+        self.samples, self.order, self.seen = samples, order, seen
         self._loader = DataLoader(
             SampleBatches(samples),
-            batch_sampler=order,
+            batch_sampler=_Wanted(order, samples, seen),
             collate_fn=_as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -220,7 +297,8 @@ def training_batches(
         seed=loop.seed, **crops,
     )  # fmt: skip
     order = Order(len(samples), loop.batch_size, processes, loop.seed, loop.samples_per_epoch)
-    return Batches(samples, order, workers, processes.device)
+    seen = _seen(config) if config.augmentation.changes_nothing else None
+    return Batches(samples, order, workers, processes.device, seen)
 
 
 def validation_batches(
@@ -238,7 +316,14 @@ def validation_batches(
         delta_range=data.delta_range, rounded=data.rounded, seed=config.loop.seed, **crops,
     )  # fmt: skip
     order = Order(len(samples), config.loop.batch_size, processes)
-    return Batches(samples, order, workers, processes.device)
+    return Batches(samples, order, workers, processes.device, _seen(config))
+
+
+def _seen(config: RunConfig) -> Seen | None:
+    """Room for the heatmaps of one data set."""
+    sets = int(config.augmentation.changes_nothing) + int(config.data.val is not None)
+    memory = config.data.heatmap_cache_mb * 2**20
+    return Seen(memory / sets) if memory > 0 else None
 
 
 def _source(config: RunConfig, dataset: PoseDataset, root: Any, workers: int) -> FrameSource:

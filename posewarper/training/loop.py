@@ -17,15 +17,16 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from posewarper.data.crops import normalise
 from posewarper.data.video import FrameError
 from posewarper.models import HEATMAP_STRIDE, HRNet, PoseModel, PoseWarper, channels_last
 from posewarper.models.devices import autocast
 from posewarper.models.pose_model import BEST
 from posewarper.training.config import RunConfig
+from posewarper.training.frozen import FrozenBackbone
 from posewarper.training.interrupts import Interrupts
 from posewarper.training.loading import Batch, Batches
 from posewarper.training.losses import HeatmapLoss, joints_found
+from posewarper.training.maps import learned_part
 from posewarper.training.optimization import (
     is_finite,
     learning_rate,
@@ -37,27 +38,6 @@ from posewarper.training.progress import FrameProblems, Position, Sums, log
 from posewarper.training.run_folder import FINAL, RunFolder, check_data
 
 _LOOK_EVERY = 20  # steps between looks at results, each of which waits for the GPU
-
-
-class CropsToMaps(nn.Module):
-    """From the crops of a batch to what the loss compares: logits, or warped heatmaps.
-
-    Args:
-        network: in use.
-        channels_last: the layout of what goes into it.
-    """
-
-    def __init__(self, network: HRNet | PoseWarper, channels_last: bool):
-        super().__init__()
-        self.network = network
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-
-    def forward(self, crops: Tensor) -> Tensor:
-        """Normalised ``[B, F, 3, H, W] -> [B, J, h, w]``."""
-        images = [frame.contiguous(memory_format=self.layout) for frame in crops.unbind(1)]
-        if isinstance(self.network, PoseWarper):
-            return self.network(*images)
-        return self.network.logits(*images)
 
 
 class Training:
@@ -108,8 +88,10 @@ class Training:
             network.backbone_batch_stats = config.model.backbone_batch_stats
             network.freeze_backbone(config.model.freeze_backbone)
         self.shared_norm = self.processes.count > 1 and config.loop.sync_batch_norm
-        if self.shared_norm:
-            share_batch_norm(network, device)
+        self._fixed = isinstance(network, PoseWarper) and config.backbone_is_fixed
+        if self.shared_norm:  # not in a backbone that is fixed, which will be folded
+            normalised = network.get_submodule("offset_feats") if self._fixed else network
+            share_batch_norm(normalised, device)
         network.to(device)
         if config.loop.channels_last:
             channels_last(network)
@@ -121,7 +103,8 @@ class Training:
         )
         ema = config.optimizer.ema
         self.average = None if ema is None else moving_average(network, ema)
-        self.maps: nn.Module = CropsToMaps(network, config.loop.channels_last)
+        self._frozen: FrozenBackbone | None = None
+        self.maps: nn.Module = learned_part(network, self._fixed, config.loop.channels_last)
         if config.loop.compile:
             self.maps = torch.compile(self.maps)  # type: ignore[assignment]
         if self.processes.count > 1:
@@ -219,14 +202,25 @@ class Training:
 
     def _output(self, batch: Batch) -> Tensor:
         """Of the network in training; a process without samples takes part with none."""
-        empty = len(batch.crops) == 0 and not self.shared_norm
+        empty = len(batch.target) == 0 and not self.shared_norm
         if empty:  # statistics of nothing would be NaN
             self.network.eval()
         with self._autocast():
-            output = self.maps(normalise(batch.crops))
+            output = self.maps(self._given(batch, self.train_set))
         if empty:
             self.network.train()
         return output if self.loss.kind == "cross_entropy" else self._heatmaps(output)
+
+    def _given(self, batch: Batch, of: Batches) -> Tensor:
+        """What the part of the network that learns is given: crops, or heatmaps of a backbone that
+        is fixed.
+        """
+        if not self._fixed:
+            return batch.crops
+        if self._frozen is None:  # not before: a run that goes on is given its weights late
+            loop, device = self.config.loop, self.processes.device
+            self._frozen = FrozenBackbone(self.model.backbone, device, loop)
+        return self._frozen.pairs(batch, of.seen)
 
     def _heatmaps(self, output: Tensor) -> Tensor:
         """Of what the network gave: warped maps are heatmaps already."""
@@ -270,7 +264,7 @@ class Training:
             heatmaps = self._heatmaps(heatmaps)
         found, labelled = self._found(heatmaps, batch)
         numbers = torch.stack([loss.detach(), found, labelled])
-        self._pending.append((numbers, denominator, len(batch.crops)))
+        self._pending.append((numbers, denominator, len(batch.target)))
 
     def _found(self, heatmaps: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         size = max(self.model.crop_wh) / self.model.padding
@@ -325,7 +319,7 @@ class Training:
     def _validate(self, batches: Batches) -> Sums:
         network = self._shown()
         network.eval()
-        maps = CropsToMaps(network, self.config.loop.channels_last)
+        maps = learned_part(network, self._fixed, self.config.loop.channels_last)
         sums = Sums()
         for batch in batches.of_epoch(0):  # of all processes the same number
             stop, failed = self.processes.any(self._interrupts.asked, batch.error)
@@ -335,11 +329,11 @@ class Training:
                 self._stop_here()
             self._problems.hear(batch.problems)
             sums.left_out += batch.left_out
-            if len(batch.crops) == 0:
+            if len(batch.target) == 0:
                 continue
             batch = batch.to(self.processes.device)
             with self._autocast():
-                output = maps(normalise(batch.crops)).float()
+                output = maps(self._given(batch, batches)).float()
             heatmaps = self._heatmaps(output)
             compared = output if self.loss.kind == "cross_entropy" else heatmaps
             sums.loss += float(self.loss(compared, batch.target, batch.weight))
@@ -347,7 +341,7 @@ class Training:
             found, labelled = self._found(heatmaps, batch)
             sums.found += float(found)
             sums.labelled += float(labelled)
-            sums.samples += len(batch.crops)
+            sums.samples += len(batch.target)
         self.network.train()
         return sums.of_all(self.processes)
 

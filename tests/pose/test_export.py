@@ -200,6 +200,34 @@ def test_no_folder(model, tmp_path):
             to_onnx(model, path, mode="single")
 
 
+def test_a_file_that_would_be_taken_for_something_else(model, tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_text("the model")
+    with pytest.raises(ValueError, match=r"model\.pt: ONNX files have the suffix \.onnx"):
+        to_onnx(model, path, mode="single")
+    assert path.read_text() == "the model"
+
+
+def test_a_folder_that_cannot_be_written_to(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing.os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(PermissionError, match=r"model\.onnx: its folder cannot be written to"):
+        to_onnx(model, tmp_path / "model.onnx", mode="single")
+
+
+def test_a_full_disk(aggregate_file, model, tmp_path, monkeypatch):
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    proto = onnx.load(aggregate_file[0])
+    monkeypatch.setattr(writing, "captured", lambda *_, **__: proto)
+    monkeypatch.setattr(writing.os, "fsync", full)
+    path = tmp_path / "model.onnx"
+    path.write_text("older")
+    with pytest.raises(OSError, match="No space left"):
+        to_onnx(model, path, mode="aggregate")
+    assert path.read_text() == "older" and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_file_that_differs_is_not_written(model, aggregate_file, tmp_path, monkeypatch):
     proto = onnx.load(aggregate_file[0])
     (weight,) = (x for x in proto.graph.initializer if x.name.endswith("final_layer.weight"))

@@ -207,6 +207,24 @@ def test_faults():
     assert "3 random and 6 real inputs" in str(replace(good, real=6))
 
 
+def test_wrong_heatmaps_below_the_limit_are_no_success():
+    model = random_model(head=False)
+    layer = model.backbone.final_layer
+    with torch.no_grad():
+        layer.weight.mul_(1e-6)
+        layer.bias.mul_(1e-6)
+
+    def faults(factor):
+        def run(inputs):
+            return {"heatmaps": factor * model.backbone(normalise(inputs[0])).detach()}
+
+        options = {"window": None, "refinement": "quarter", "decoded": False, "bytes_in": True}
+        return comparison.compare(run, model, "single", **options).faults()
+
+    assert faults(1.0) == []
+    assert faults(-1.0) == ["joints: none of 51 could be compared"]
+
+
 def test_joints_that_rounding_decides():
     maps = torch.zeros(1, 2, 12, 10)
     maps[0, :, 5, 4], maps[0, :, 5, 5], maps[0, :, 4, 4] = 1.0, 0.6, 0.5

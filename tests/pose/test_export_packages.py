@@ -143,6 +143,7 @@ def test_command_and_plain_heatmaps(tmp_path, capsys):
         ({"refinement": "half"}, "refinement: expected one of"),
         ({"mode": "pair", "window": Window.equal(0, 1)}, "window: only mode 'aggregate' has one"),
         ({"device": "tpu-1x"}, "device: expected"),
+        ({"device": "meta"}, "device: packages run on 'cpu' and 'cuda', got 'meta'"),
         ({"images": "clip.mp4", "compare_results": False}, "images: they are for the comparison"),
     ],
 )
@@ -197,12 +198,14 @@ def test_no_compiler(tmp_path):
 
 def test_a_compiler_that_fails(tmp_path, monkeypatch):
     def fail(*arguments, **options):
-        raise RuntimeError("no space left")
+        raise RuntimeError("no space left\nand 300 lines of a graph")
 
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fail)
     path = tmp_path / "model.pt2"
     path.write_text("older")
-    with pytest.raises(ValueError, match=r"model\.pt2: AOTInductor cannot compile it: no space"):
+    with pytest.raises(
+        ValueError, match=r"model\.pt2: AOTInductor cannot compile it: no space left$"
+    ):
         to_package(random_model(), path, mode="single")
     assert path.read_text() == "older" and list(tmp_path.iterdir()) == [path]
 

@@ -180,6 +180,20 @@ def test_key_offsets_are_kept_by_size_and_precision(network, monkeypatch):
     assert recorded.grad.abs().max() > 0
 
 
+def test_other_weights_are_loaded(network):
+    """Nothing stays of what was computed from the weights before."""
+    maps, other = windows(network), copy.deepcopy(network)
+    with torch.no_grad():
+        for convolution in other.offsets:
+            convolution.weight.mul_(-2)
+    copied, expected = folded(network), folded(other)
+    before = copied.aggregate_heatmaps(maps, WINDOW)
+    copied.load_state_dict(expected.state_dict())
+    got = copied.aggregate_heatmaps(maps, WINDOW)
+    assert_near(got, expected.aggregate_heatmaps(maps, WINDOW))
+    assert (got - before).abs().max() > 1e-3 * before.abs().max()
+
+
 def test_nothing_is_kept_of_a_network_that_learns():
     network = random_model().network
     maps = windows(network)

@@ -290,10 +290,26 @@ def test_boxes_of_many(root, tmp_path):
         run(root, tmp_path / "x.json", "videos/a.mp4", merge=tmp_path / "o.json")
 
 
+def test_names_that_are_no_text(tmp_path, monkeypatch):
+    """File names are bytes; a terminal of UTF-8 cannot show all of them."""
+    video = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4"))
+    video.write_bytes(b"x")
+    with open(tmp_path / "told", "w", encoding="utf-8") as told:
+        monkeypatch.setattr(sys, "stdout", told)
+        got = many.predict_many(
+            [video], tmp_path / "out", lambda *_: Summary(1, 2, written=True),
+            suffix=".json", settings={},
+        )  # fmt: skip
+    assert got.videos[0]["video"] == str(video)
+    assert "?: 2 people in 1 frames" in (tmp_path / "told").read_text(encoding="utf-8")
+
+
 def test_lists_and_patterns(root, tmp_path, monkeypatch):
     monkeypatch.chdir(root / "videos")
     (tmp_path / "l.txt").write_text("a.mp4\n\n  sub/b.mp4 \n")
     assert many.find_videos(f"{tmp_path}/l.txt") == [Path("a.mp4"), Path("sub/b.mp4")]
+    (tmp_path / "l.txt").write_text("a.mp4\nc.mp4", encoding="utf-8-sig")  # as some editors do
+    assert many.find_videos(f"{tmp_path}/l.txt") == [Path("a.mp4"), Path("c.mp4")]
     assert many.find_videos("?.mp4") == [Path(f"{name}.mp4") for name in "ace"]
     for single in ("a.mp4", "sub", "0", "rtsp://camera/?channel=*", "nothing.mp4"):
         assert many.find_videos(single) is None
@@ -390,6 +406,30 @@ def aggregated(root, out, **options):
         root / "set" / "annotations" / "posetrack_val.json", out, model=root / "people.pt",
         images=root / "set", device="cpu", progress=False, **options,
     )  # fmt: skip
+
+
+def test_another_model_in_the_same_folder(people, tmp_path, monkeypatch):
+    """Training went on after an interrupt: parts of the model before must not be taken."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(people / "people.pt", folder / "best.pt")
+    monkeypatch.setattr("posewarper.prediction.join_sharing", lambda: Sharing(store=HashStore()))
+
+    def interrupted(*_):
+        raise RuntimeError("killed")
+
+    def go_on():
+        aggregate(
+            people / "set" / "annotations" / "posetrack_val.json", tmp_path / "out", model=folder,
+            images=people / "set", device="cpu", progress=False,
+        )  # fmt: skip
+
+    monkeypatch.setattr(shared_aggregation, "_one", interrupted)
+    with pytest.raises(RuntimeError, match="killed"):
+        go_on()
+    save_model(random_model(padding=1.5), folder / "best.pt")
+    with pytest.raises(ValueError, match=r"model: best\.pt, sha256 \w+ -> best\.pt, sha256 \w+"):
+        go_on()
 
 
 def test_aggregation_goes_on_after_an_interrupt(people, tmp_path, monkeypatch, capsys):

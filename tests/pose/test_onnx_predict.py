@@ -272,6 +272,11 @@ def test_files_that_are_none_of_these(root, tmp_path):
         ({"format": 99}, r"changed\.onnx: written by a newer version"),
         ({"without": "format"}, r"changed\.onnx: its property 'posewarper' is damaged"),
         ({"skeleton": 3}, r"changed\.onnx: its property 'posewarper' is damaged"),
+        ({"skeleton": {"name": "x", "joints": ["a"]}}, "skeleton: expected 17 joints.*got 1"),
+        ({"crop_wh": [64]}, r"changed\.onnx: its property 'posewarper' is damaged"),
+        ({"crop_wh": [64.5, 96]}, "crop_wh: expected numbers above 0, got"),
+        ({"padding": 0}, "damaged.*padding: expected numbers above 0, got 0"),
+        ({"sigma": "2"}, "damaged.*sigma: expected numbers above 0, got '2'"),
         ({"support_box": "other"}, "damaged.*support_box: expected 'key' or 'own'"),
         ({"mode": "single"}, r"changed\.onnx: expected the tensors crops and heatmaps"),
     ):
