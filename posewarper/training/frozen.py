@@ -29,20 +29,22 @@ class FrozenBackbone:
     Args:
         backbone: it is copied: later changes do not matter.
         device: where it is.
-        loop: precision, and whether to compile.
+        loop: precision, layout, and whether to compile.
     """
 
     def __init__(self, backbone: HRNet, device: torch.device, loop: LoopConfig):
         self.device, self.precision = device, loop.precision
         dtype = PRECISIONS[loop.precision]
         copy: nn.Module = folded(backbone, None if dtype == torch.float32 else dtype)
+        self._layout = torch.channels_last if loop.channels_last else torch.contiguous_format
+        copy.to(memory_format=self._layout)  # type: ignore[call-overload]
         self._copy = torch.compile(copy) if loop.compile else copy
 
     @torch.no_grad()
     def heatmaps(self, crops: Tensor) -> Tensor:
         """``[N, 3, H, W]`` uint8 ``-> [N, J, h, w]`` float32."""
         # Bytes are reordered, not the four times larger numbers.
-        images = normalise(crops.contiguous(memory_format=torch.channels_last))
+        images = normalise(crops.contiguous(memory_format=self._layout))
         with autocast(self.device, self.precision):
             return self._copy(images).float()
 

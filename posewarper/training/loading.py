@@ -133,20 +133,24 @@ class SampleBatches(Dataset[Batch]):
         }
         messages = list(samples.source.problems.values())
         new, self._told = messages[self._told :], len(messages)
-        kept = [pick for pick, sample in zip(picks, read, strict=True) if sample is not None]
+        kept = [
+            (index, sample["delta"], wanted)
+            for (_, index, wanted), sample in zip(picks, read, strict=True)
+            if sample is not None
+        ]
         return Batch(
             **tensors,
             left_out=len(read) - len(present),
             problems=new,
             error=error,
-            places=[places_of(samples, epoch, index) for epoch, index, _ in kept],
+            places=[_places(index, delta) for index, delta, _ in kept],
             with_crops=[wanted for *_, wanted in kept],
         )
 
 
-def places_of(samples: PoseSamples, epoch: int, index: int) -> tuple[Place, Place]:
+def _places(index: int, delta: int) -> tuple[Place, Place]:
     """Of the key and the support crop of a sample."""
-    return (index, None), (index, samples.delta_of(index, epoch))
+    return (index, None), (index, delta)
 
 
 class Order(Sampler[list[tuple[int, int]]]):
@@ -222,7 +226,8 @@ class _Wanted(Sampler[list[tuple[int, int, bool]]]):
     def _is_wanted(self, epoch: int, index: int) -> bool:
         if self.seen is None:
             return True
-        return not all(place in self.seen for place in places_of(self.samples, epoch, index))
+        places = _places(index, self.samples.delta_of(index, epoch))
+        return not all(place in self.seen for place in places)
 
 
 class Batches:
