@@ -82,6 +82,17 @@ class Comparison:
             faults.append(f"joints: none of {self.undecided} could be compared")
         return faults
 
+    def insist(self, path: Path) -> None:
+        """Refuses a file that is not what it should be.
+
+        Raises:
+            ValueError: there are faults; names the file.
+        """
+        if faults := self.faults():
+            raise ValueError(
+                f"{path}: not written, as it differs from PyTorch: {'; '.join(faults)}"
+            )
+
 
 def compare(
     run: Run,

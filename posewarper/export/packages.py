@@ -130,11 +130,7 @@ def to_package(
                 bytes_in=normalise,
                 real=real,
             )
-            if comparison.faults():
-                raise ValueError(
-                    f"{path}: not written, as it differs from PyTorch: "
-                    + "; ".join(comparison.faults())
-                )
+            comparison.insist(path)
     return comparison
 
 

@@ -153,11 +153,7 @@ def to_onnx(
             dynamic_size=dynamic_size,
             real=real,
         )
-        if comparison.faults():
-            raise ValueError(
-                f"{path}: not written, as it differs from PyTorch: "
-                + "; ".join(comparison.faults())
-            )
+        comparison.insist(path)
     return comparison
 
 
