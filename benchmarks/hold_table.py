@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import results
-from benchmarks.report import replaced
+from benchmarks.report import keep
 from posewarper.data.annotations import load_coco
 from posewarper.data.dataset import Boxes, annotated_boxes
 from posewarper.data.tables import Floats, Ints, PoseDataset
@@ -173,17 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.demo is not None:
         write_json(options.results, measure(options.demo, videos=options.videos))
     found = json.loads(options.results.read_text(encoding="utf-8"))
-    page = options.page.read_text(encoding="utf-8")
-    wanted = replaced(page, section(found), *MARKERS)
-    if not options.check:
-        options.page.write_text(wanted, encoding="utf-8")
-    elif page != wanted:
-        print(
-            f"{options.page.name} is out of date; run: python -m benchmarks.hold_table",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    return keep(options.page, section(found), MARKERS, "benchmarks.hold_table", options.check)
 
 
 if __name__ == "__main__":

@@ -43,12 +43,29 @@ def keep_readme(
     parser.add_argument("--readme", type=Path, default=results.ROOT / "README.md")
     parser.add_argument("--check", action="store_true", help="change nothing, compare")
     options = parser.parse_args(arguments)
-    readme = options.readme.read_text(encoding="utf-8")
-    wanted = replaced(readme, section(options.results), *markers)
-    if not options.check:
-        options.readme.write_text(wanted, encoding="utf-8")
-    elif readme != wanted:
-        print(f"README.md is out of date; run: python -m {module}", file=sys.stderr)
+    content = section(options.results)
+    return keep(options.readme, content, markers, module, options.check)
+
+
+def keep(document: Path, content: str, markers: tuple[str, str], module: str, check: bool) -> int:
+    """Put ``content`` between the markers of a document, or see whether it is there.
+
+    Args:
+        document: the file.
+        content: Markdown.
+        markers: before and after it.
+        module: that makes it, for the message.
+        check: change nothing, compare.
+
+    Returns:
+        The exit status: 1 where ``check`` finds another text.
+    """
+    text = document.read_text(encoding="utf-8")
+    wanted = replaced(text, content, *markers)
+    if not check:
+        document.write_text(wanted, encoding="utf-8")
+    elif text != wanted:
+        print(f"{document.name} is out of date; run: python -m {module}", file=sys.stderr)
         return 1
     return 0
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from benchmarks.report import replaced
+from benchmarks.report import keep
 from benchmarks.timing import percentiles
 
 FOLDER = results.FOLDER / "runtimes"  # a folder per size
@@ -141,17 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = 0
     if options.measure:
         status = measure(options.results, options.commit, passed_on)
-    before = options.document.read_text(encoding="utf-8")
-    wanted = replaced(before, section(load(options.results)), BEGIN, END)
-    if not options.check:
-        options.document.write_text(wanted, encoding="utf-8")
-    elif before != wanted:
-        print(
-            f"{options.document.name} is out of date; run: python -m benchmarks.runtime_table",
-            file=sys.stderr,
-        )
-        return 1
-    return status
+    content = section(load(options.results))
+    kept = keep(options.document, content, (BEGIN, END), "benchmarks.runtime_table", options.check)
+    return kept or status
 
 
 if __name__ == "__main__":
