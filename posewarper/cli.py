@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import jsonargparse
 
-from posewarper import evaluation
+from posewarper import __version__, evaluation
+from posewarper.arguments import Parser
 from posewarper.data import sparsify as sparse
 from posewarper.data.annotations import load_coco, save_coco
 from posewarper.data.formats import LabelFormat, load_labels, load_track_names, save_labels
@@ -265,15 +266,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; bad input gives one line on stderr and the exit status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     wanted = given[:1] if given and given[0] in COMMANDS else list(COMMANDS)
+    if given[:1] == ["--version"]:
+        print(f"posewarper {__version__}")
+        return 0
     logging.basicConfig(format="%(message)s")
     logging.getLogger("posewarper").setLevel(logging.INFO)
     try:
         jsonargparse.auto_cli(
             {name: command(name) for name in wanted},
-            args=_with_videos(_with_recipes(given)),
+            args=_with_recipes(given),
             prog="posewarper",
             description="Pose in video from a few labelled frames (PoseWarper, arXiv 1906.04016).",
             as_positional=True,
+            parser_class=Parser,
         )
         sys.stdout.flush()
     except BrokenPipeError:  # "posewarper stats ... | head": the reader has seen enough
@@ -282,18 +287,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("posewarper: interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print(f"posewarper: error: {error}", file=sys.stderr)
+        text = str(error)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
+        print(f"posewarper: error: {text}", file=sys.stderr)
         return 2
     return 0
-
-
-def _with_videos(arguments: list[str]) -> list[str]:
-    """``fit a.mp4 b.mp4 --labels ..`` with the first videos as one list."""
-    options = [i for i, argument in enumerate(arguments) if argument.startswith("-")]
-    end = options[0] if options else len(arguments)
-    if arguments[:1] != ["fit"] or end < 3:
-        return arguments
-    return ["fit", json_text(arguments[1:end]), *arguments[end:]]
 
 
 def _with_recipes(arguments: list[str]) -> list[str]:

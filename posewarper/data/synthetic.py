@@ -30,6 +30,7 @@ from posewarper.data.synthetic_scene import Image
 from posewarper.data.synthetic_video import Difficulty, SyntheticVideo, generate_video
 from posewarper.data.tables import Frames, People, PoseDataset, Video
 from posewarper.files import write_json
+from posewarper.progress import progress_bar
 from posewarper.skeleton import POSETRACK
 
 __all__ = ["Difficulty", "SyntheticVideo", "generate_video", "load_truth", "write_dataset"]
@@ -111,7 +112,7 @@ def write_dataset(
     total = frames * sum(splits.values())
     sequence = 0
     try:
-        with tqdm(total=total, unit="frame", disable=not progress, desc=out_dir.name) as bar:
+        with progress_bar(progress, total=total, unit="frame", desc=out_dir.name) as bar:
             for split, count in splits.items():
                 parts = []
                 for index in range(count):

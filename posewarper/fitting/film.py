@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from posewarper.data.tables import PoseDataset
 from posewarper.data.video import FrameSource, frame_rate
+from posewarper.progress import progress_bar
 from posewarper.report import VideoWriter, draw_poses
 from posewarper.report.media import Image
 
@@ -47,9 +47,13 @@ def write_film(
     people, of_frame = dataset.people, dataset.people_by_frame()
     nobody = np.zeros(0, np.int64)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(path, rate, _shape(grey)) as film:
-        numbers = range(video.first_frame, video.last_frame + 1)
-        for number in tqdm(numbers, unit="frame", desc=path.name, disable=not progress):
+    numbers = range(video.first_frame, video.last_frame + 1)
+    with (
+        VideoWriter(path, rate, _shape(grey)) as film,
+        progress_bar(progress, total=len(numbers), unit="frame", desc=path.name) as bar,
+    ):
+        for number in numbers:
+            bar.update()
             row = rows.get((position, number))
             image = grey if row is None else source.read(video, number)
             here = nobody if row is None else of_frame[row]

@@ -20,7 +20,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
-from tqdm import tqdm
 
 from posewarper.data.crops import PIXELS_PER_SCALE
 from posewarper.data.dataset import Boxes, Windows
@@ -32,6 +31,7 @@ from posewarper.inference.holding import KeptHeatmaps, check_finite, check_hold,
 from posewarper.inference.nms import joint_sigmas, oks_nms, soft_oks_nms
 from posewarper.inference.predictor import Predictor
 from posewarper.models import PoseSpec, Window
+from posewarper.progress import progress_bar
 
 Mode = Literal["aggregate", "single", "both"]
 PersonScore = Literal["product", "box", "joints"]
@@ -333,7 +333,7 @@ def _stream(
     windows = Windows(boxes, source, window.deltas, crop_wh=model.crop_wh, padding=model.padding)
     loader = DataLoader(_Guarded(windows), batch_size=None, num_workers=workers)
     total, moment = len(set(_places(boxes))), 0
-    with tqdm(total=total, unit="frame", desc="poses", disable=not progress) as bar:
+    with progress_bar(progress, total=total, unit="frame", desc="poses") as bar:
         for item in loader:
             if isinstance(item, FrameError):
                 raise item

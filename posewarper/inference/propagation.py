@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from tqdm import tqdm
-
 from posewarper.data.people import Upright
 from posewarper.data.tables import PoseDataset
 from posewarper.data.tracks import (
@@ -28,6 +26,7 @@ from posewarper.inference.predictor import PosePredictor
 from posewarper.inference.pseudo_labels import Counts, with_predictions
 from posewarper.inference.refining import WithFlow
 from posewarper.inference.warping import Single, Warp
+from posewarper.progress import progress_bar
 
 Method = Literal["warp", "copy", "linear", "flow", "single"]
 WITH_NETWORK = ("warp", "single")
@@ -181,7 +180,7 @@ class Propagator:
         ]
         poses = []
         total = sum(len(of_video) for of_video in targets)
-        with tqdm(total=total, unit="pose", desc="propagate", disable=not self.progress) as bar:
+        with progress_bar(self.progress, total=total, unit="pose", desc="propagate") as bar:
             for video, of_video in zip(labels.videos, targets, strict=True):
                 known = Poses.unknown(of_video)
                 if of_video:

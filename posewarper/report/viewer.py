@@ -35,6 +35,7 @@ from tqdm import tqdm
 from posewarper.data.tables import PoseDataset, Video
 from posewarper.data.video import FrameError, FrameSource, Image
 from posewarper.files import whole_file
+from posewarper.progress import progress_bar
 from posewarper.report.overlays import PALETTE
 from posewarper.report.viewer_data import (
     add_matches,
@@ -152,7 +153,7 @@ def view(
     template, texts = _template()
     other_bytes = len(data()) + sum(len(text) for text in texts.values()) + 10_000
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=total, unit="frame", desc="view", disable=not progress) as bar:
+    with progress_bar(progress, total=total, unit="frame", desc="view") as bar:
         encoder = _Encoder(image_format, quality, max_side, total, max_mb, other_bytes)
         pieces = template.generate(
             title=films[0].name if len(films) == 1 else labels.name,

@@ -14,10 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from posewarper.data.tables import Floats, Video
 from posewarper.data.video import FrameError, Image
+from posewarper.progress import progress_bar
 from posewarper.streaming.boxes import Finder, FromFile, HeldBoxes
 from posewarper.streaming.overlay import Overlay
 from posewarper.streaming.people import Finisher, Result
@@ -107,9 +106,12 @@ def predict_stream(
     draw = Overlay(overlay, source.fps / options.every, finish.model.skeleton)
     reader = Worker("reading", lambda: _read(source, windows, frames), frames.stop)
     writer = Worker("writing", lambda: _write(results, out, draw), results.stop)
-    with Interrupts() as interrupts, out:
-        total = windows.expected(source.video)
-        bar = tqdm(total=total, unit="frame", desc="poses", disable=not options.progress)
+    total = windows.expected(source.video)
+    with (
+        Interrupts() as interrupts,
+        out,
+        progress_bar(options.progress, total=total, unit="frame", desc="poses") as bar,
+    ):
         try:
             reader.start()
             writer.start()
@@ -139,7 +141,6 @@ def predict_stream(
         except Stopped:
             pass  # the error of the other thread is raised below
         finally:
-            bar.close()
             frames.stop()
             results.stop()
             writer.join()

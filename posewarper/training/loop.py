@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from posewarper.data.video import FrameError
 from posewarper.models import HEATMAP_STRIDE, HRNet, PoseModel, PoseWarper, channels_last
 from posewarper.models.devices import autocast
 from posewarper.models.pose_model import BEST
+from posewarper.progress import progress_bar
 from posewarper.training.config import RunConfig
 from posewarper.training.frozen import FrozenBackbone
 from posewarper.training.interrupts import Interrupts
@@ -122,14 +122,13 @@ class Training:
         epochs = self.config.loop.epochs
         total = epochs * self.steps_per_epoch
         done = self.position.epoch * self.steps_per_epoch + self.position.step
-        hidden = None if self.progress and self.processes.is_first else True
+        shown = self.progress and self.processes.is_first
         if self.folder is not None:  # of a shorter run that goes on
             (self.folder.path / FINAL).unlink(missing_ok=True)
         try:
             with (
                 self._interrupts,
-                logging_redirect_tqdm() if self.progress else contextlib.nullcontext(),
-                tqdm(total=total, initial=done, unit="step", disable=hidden) as bar,
+                progress_bar(shown, total=total, initial=done, unit="step") as bar,
             ):
                 while self.position.epoch < epochs:
                     self._epoch(bar)
