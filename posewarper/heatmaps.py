@@ -135,6 +135,26 @@ def decode(
     return coordinates.reshape(*leading, 2), scores.reshape(leading)
 
 
+def softmax_scores(peaks: Tensor, own_peaks: Tensor | None = None) -> Tensor:
+    """Scores from 0 to 1 of the peaks of maps that are a spatial softmax.
+
+    Such maps have a fixed sum. Where the border of a crop cuts the Gaussian off, or the joint lies
+    outside the crop, the same sum stands in fewer pixels and the peak is higher than 1: it tells
+    nothing about certainty.
+
+    Args:
+        peaks: maxima of the maps ``[...]``.
+        own_peaks: where these are means of several frames' maps, the maxima of the map of the
+            frame itself ``[...]``; what is above 1 there is taken out of ``peaks``, too.
+
+    Returns:
+        ``[...]``.
+    """
+    if own_peaks is not None:
+        peaks = peaks / own_peaks.clamp_min(1)
+    return peaks.clamp_max(1)
+
+
 def merge_flipped(
     heatmaps: Tensor, flipped: Tensor, mirrored: Sequence[int], shift: bool = False
 ) -> Tensor:

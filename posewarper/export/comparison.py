@@ -121,7 +121,10 @@ def compare(
     Raises:
         ValueError: of ``run``.
     """
-    own = Graph(model, mode, window=window, refinement=None, bytes_in=bytes_in, fold=False)
+    own = Graph(
+        model, mode, window=window, refinement=refinement if decoded else None, bytes_in=bytes_in,
+        fold=False,
+    )  # fmt: skip
     tolerance = TOLERANCES[precision][1]
     (width, height), more = model.crop_wh, model.backbone.size_multiple if dynamic_size else 0
     random = [
@@ -140,7 +143,8 @@ def compare(
     undecided = 0
     for inputs in (*random, *real):
         with torch.no_grad():
-            expected = own.heatmaps(*inputs)
+            results = own(*inputs)
+            expected = results[2] if decoded else results  # heatmaps
         outputs = run(inputs)
         heatmaps = outputs["heatmaps"]
         error = (heatmaps - expected).abs().max()
@@ -152,7 +156,7 @@ def compare(
         if decoded:
             decoding_errors.append((outputs["joints"] - here).abs().max())
             here = outputs["joints"]
-            of_scores = (outputs["scores"] - heatmaps.amax((2, 3))).abs().max()
+            of_scores = (outputs["scores"] - results[1]).abs().max()
             error = torch.maximum(error, of_scores)
         heatmap_errors.append(error)
         scaled_errors.append(error / expected.abs().max().clamp_min(1))

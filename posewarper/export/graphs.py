@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from posewarper.data.crops import normalise
 from posewarper.export.half import to_half
-from posewarper.heatmaps import decode
+from posewarper.heatmaps import decode, softmax_scores
 from posewarper.models import HEATMAP_STRIDE, PoseModel, PoseWarper, Window
 from posewarper.models.folding import fold_batch_norm
 
@@ -60,7 +60,8 @@ class Graph(nn.Module):
         dynamic_size: the key frame's offset fields, which depend on the size, are no constants.
 
     ``forward`` returns heatmaps ``[B, J, h, w]``, or joints, scores and heatmaps: joints
-    ``[B, J, 2]`` are x, y in pixels of the crop, scores ``[B, J]`` the heights of the maxima.
+    ``[B, J, 2]`` are x, y in pixels of the crop, scores ``[B, J]`` the heights of the maxima, of a
+    softmax as ``heatmaps.softmax_scores``.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Graph(nn.Module):
         self.size_multiple = model.backbone.size_multiple
         self.refinement, self.sigma = refinement, model.sigma
         self.bytes_in = bytes_in
+        self.softmax = model.softmax
         network = model.backbone if mode == "single" else model.network
         self.network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
         if isinstance(self.network, PoseWarper):
@@ -105,7 +107,10 @@ class Graph(nn.Module):
         return self.network
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-        return self._results(self.heatmaps(*inputs))
+        if self.mode == "aggregate":
+            return self._of_frame_heatmaps(self._frame_heatmaps(*inputs))
+        heatmaps = self.heatmaps(*inputs)
+        return self._results(heatmaps, heatmaps)
 
     def heatmaps(self, *inputs: Tensor) -> Tensor:
         """Of the use: ``[B, J, h, w]``."""
@@ -134,12 +139,16 @@ class Graph(nn.Module):
         return self._warper.heatmaps(images.flatten(0, 1))  # [B * T, J, h, w]
 
     def _of_frame_heatmaps(self, maps: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-        return self._results(self._aggregated(maps))
+        assert self.window is not None
+        own = maps.unflatten(0, (-1, len(self.window)))[:, self.window.key_index]
+        return self._results(self._aggregated(maps), own)
 
-    def _results(self, heatmaps: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+    def _results(self, heatmaps: Tensor, own: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         if self.refinement is None:
             return heatmaps
         joints, scores = decode(heatmaps, self.refinement, self.sigma)
+        if self.softmax:
+            scores = softmax_scores(scores, own.amax((2, 3)))
         return joints * HEATMAP_STRIDE, scores, heatmaps
 
     def _aggregated(self, maps: Tensor) -> Tensor:

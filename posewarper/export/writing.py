@@ -176,7 +176,7 @@ def describe(
         size_multiple (of their height and width), padding (growth of boxes), input ("uint8" RGB or
         "float32" normalised), precision ("fp32" or "fp16"), decodes, refinement, sigma, window
         (deltas and weights, or null), frame_heatmaps (name of the tensor to cut the graph at, or
-        null), upright, support_box: see ``PoseModel``.
+        null), upright, support_box, softmax: see ``PoseModel``.
     """
     height, width = model.heatmap_hw
     return {
@@ -198,6 +198,7 @@ def describe(
         "frame_heatmaps": FRAME_HEATMAPS if mode == "aggregate" else None,
         "upright": model.upright,
         "support_box": model.support_box,
+        "softmax": model.softmax,
     }
 
 

@@ -203,14 +203,15 @@ def predict_boxes(
         rows = np.array([person.box for person in people])
         done[rows], scale[rows] = True, np.stack([person.scale for person in people])
         heatmaps = _window_heatmaps(kept, people)  # [B, T, J, h, w]
+        own = heatmaps[:, window.key_index]
         for name in names:
             if name == "aggregate":
                 maps = predictor.aggregate(heatmaps, window)
             else:
-                maps = heatmaps[:, window.key_index]
+                maps = own
             check_finite(maps)
             center = np.stack([person.center for person in people])
-            found[name].put(rows, *predictor.decode(maps, center, scale[rows]))
+            found[name].put(rows, *predictor.decode(maps, center, scale[rows], own=own))
 
     frames, row_of = frames_with(dataset, boxes)
     frame = np.array([row_of[place] for place in _places(boxes)], np.int64)

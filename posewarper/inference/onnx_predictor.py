@@ -39,6 +39,7 @@ class OnnxSpec(PoseSpec):
     Attributes:
         path: of the file.
         mode: "single" or "aggregate".
+        of_softmax: see ``softmax``.
         only_window: the frames of "aggregate", which takes no others; of "single" the frame itself.
         input: "uint8": RGB; "float32": normalised.
         precision: of the convolutions.
@@ -60,11 +61,16 @@ class OnnxSpec(PoseSpec):
     refinement: str
     upright: tuple[tuple[float, float], ...] | None
     support_box: SupportBox
+    of_softmax: bool
     only_window: Window
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.check_values()
+
+    @property
+    def softmax(self) -> bool:
+        return self.of_softmax
 
     @property
     def warps(self) -> bool:
@@ -296,6 +302,7 @@ def _described(proto: Any, path: Path) -> OnnxSpec:
             refinement=about["refinement"],
             upright=about["upright"],
             support_box=about["support_box"],
+            of_softmax=about["softmax"],
             only_window=Window.equal(0) if window is None else Window(**window),
         )
     except (KeyError, TypeError, ValueError) as error:

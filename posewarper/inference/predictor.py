@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from posewarper.data.crops import crop_matrices, invert_matrices, normalise, transform_points
 from posewarper.data.tables import Floats
-from posewarper.heatmaps import REFINEMENTS, decode, merge_flipped
+from posewarper.heatmaps import REFINEMENTS, decode, merge_flipped, softmax_scores
 from posewarper.models import (
     HEATMAP_STRIDE,
     FoldedWarper,
@@ -90,6 +90,7 @@ class Predictor(ABC):
         center: npt.ArrayLike,
         scale: npt.ArrayLike,
         rotation: npt.ArrayLike = 0.0,
+        own: Tensor | None = None,
     ) -> tuple[Floats, Floats]:
         """Joints in pixels of the image.
 
@@ -97,11 +98,16 @@ class Predictor(ABC):
             heatmaps: ``[B, J, h, w]``.
             center, scale: ``[B, 2]`` each, of the crops; see ``data.crops``.
             rotation: of the crops, ``[B]`` or one for all, degrees.
+            own: H of the frames themselves ``[B, J, h, w]``, where ``heatmaps`` are means over
+                several frames.
 
         Returns:
-            x, y ``[B, J, 2]`` and the heights of the maxima ``[B, J]``.
+            x, y ``[B, J, 2]`` and the scores ``[B, J]``: the heights of the maxima, of a softmax
+            as ``heatmaps.softmax_scores``.
         """
         places, scores = decode(heatmaps, self.refinement, self.model.sigma)
+        if self.model.softmax:
+            scores = softmax_scores(scores, None if own is None else own.amax((-2, -1)))
         back = invert_matrices(crop_matrices(center, scale, self.model.crop_wh, rotation))
         in_crop = places.double().cpu().numpy() * HEATMAP_STRIDE
         return transform_points(in_crop, back), scores.double().cpu().numpy()

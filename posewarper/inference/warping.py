@@ -125,7 +125,7 @@ class Warp:
         mean = own * rest[:, :, None, None]
         mean.index_add_(0, places, warped * weights[:, :, None, None])
         known = np.stack([evidence.known for evidence in evidences])  # [n, J]
-        _decode(self.predictor, mean, targets, rows, known, poses)
+        _decode(self.predictor, mean, own, targets, rows, known, poses)
         if self.consistent:
             arrived = self._way_back(targets, rows, evidences, poses)
             poses.scores[rows] = np.where(known, poses.scores[rows] * arrived, np.nan)
@@ -299,7 +299,8 @@ class Single:
             if rows:
                 known = np.ones((len(rows), len(self.predictor.model.skeleton)), np.bool_)
                 found = torch.stack([there for there in maps if there is not None])
-                _decode(self.predictor, found, targets[part], rows, known, _view(poses, part))
+                view = _view(poses, part)
+                _decode(self.predictor, found, found, targets[part], rows, known, view)
             advance(len(targets[part]))
         return poses
 
@@ -307,17 +308,20 @@ class Single:
 def _decode(
     predictor: PosePredictor,
     maps: Tensor,
+    own: Tensor,
     targets: Sequence[Target],
     rows: Sequence[int],
     known: Bools,
     poses: Poses,
 ) -> None:
-    """Fill in ``rows`` of the poses from their maps [n, J, h, w], where ``known`` [n, J]."""
+    """Fill in ``rows`` of the poses from their maps [n, J, h, w], where ``known`` [n, J]; ``own``:
+    H of the frames themselves, like the maps.
+    """
     model = predictor.model
     boxes = np.stack([targets[row].crop_box for row in rows])
     center, scale = box_to_center_scale(boxes[:, :4], model.crop_wh, model.padding)
     check_finite(maps)
-    joints, scores = predictor.decode(maps, center, scale, boxes[:, 4])
+    joints, scores = predictor.decode(maps, center, scale, boxes[:, 4], own)
     poses.joints[rows] = np.where(known[:, :, None], joints, np.nan)
     poses.scores[rows] = np.where(known, scores, np.nan)
 

@@ -62,6 +62,13 @@ class PoseSpec:
     origin: Mapping[str, Any]
 
     @property
+    def softmax(self) -> bool:
+        """Whether heatmaps are a spatial softmax, whose peaks are no scores as they are; see
+        ``heatmaps.softmax_scores``.
+        """
+        raise NotImplementedError
+
+    @property
     def warps(self) -> bool:
         """Whether there is a warp head, without which there is single-frame prediction only."""
         raise NotImplementedError
@@ -154,6 +161,10 @@ class PoseModel(PoseSpec):
     def backbone(self) -> HRNet:
         """The single-frame network."""
         return self.network.backbone if isinstance(self.network, PoseWarper) else self.network
+
+    @property
+    def softmax(self) -> bool:
+        return self.backbone.softmax_sigma is not None
 
     @property
     def warps(self) -> bool:

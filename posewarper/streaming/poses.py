@@ -154,11 +154,13 @@ class WindowPoses:
         points, heights = np.zeros((0, joints, 2)), np.zeros((0, joints))
         if any(len(job.places) for job in jobs):
             windows = self._windows(jobs)
+            own = windows[:, self.window.key_index]
             if self.aggregates:
                 maps = self.predictor.aggregate(windows, self.window)  # [B, J, h, w]
             else:
-                maps = windows[:, self.window.key_index]
-            points, heights = self._decode(maps, np.concatenate([job.places.box for job in jobs]))
+                maps = own
+            boxes = np.concatenate([job.places.box for job in jobs])
+            points, heights = self._decode(maps, boxes, own)
         self._jobs += len(jobs)
         parts = starts([len(job.places) for job in jobs])
         return [
@@ -176,7 +178,8 @@ class WindowPoses:
             joints = len(self.predictor.model.skeleton)
             return Poses(np.zeros((0, joints, 2)), np.zeros((0, joints)), places)
         crops = list(crop(image, self._matrices(places.box), self._crop_wh))
-        return Poses(*self._decode(self._heatmaps(crops), places.box), places)
+        maps = self._heatmaps(crops)
+        return Poses(*self._decode(maps, places.box, maps), places)
 
     def settled(self, image: Image, places: Places) -> Places:
         """The places, with boxes around poses in place of those that are only roughly known.
@@ -248,11 +251,11 @@ class WindowPoses:
         check_finite(heatmaps)
         return heatmaps
 
-    def _decode(self, maps: Tensor, boxes: Floats) -> tuple[Floats, Floats]:
+    def _decode(self, maps: Tensor, boxes: Floats, own: Tensor) -> tuple[Floats, Floats]:
         check_finite(maps)
         padding = self.predictor.model.padding
         center, scale = box_to_center_scale(boxes[:, :4], self._crop_wh, padding)
-        return self.predictor.decode(maps, center, scale, boxes[:, 4])
+        return self.predictor.decode(maps, center, scale, boxes[:, 4], own)
 
     def _matrices(self, boxes: Floats) -> Floats:
         return turned_crop_matrices(boxes, self._crop_wh, self.predictor.model.padding)
