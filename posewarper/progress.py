@@ -37,7 +37,7 @@ def progress_bar(
 ) -> Iterator[tqdm[Any]]:
     """A bar on stderr while the block runs; messages of loggers appear above it.
 
-    Where stderr is no terminal, a line every 30 seconds, and none for what takes less.
+    Where stderr is no terminal, a line every 30 seconds and one at the end.
 
     Args:
         shown: False: nothing is shown; the bar can be updated all the same.
@@ -55,7 +55,9 @@ def progress_bar(
         disable=not shown,
         file=sys.stderr if terminal else _Lines(sys.stderr),
         mininterval=0.1 if terminal else _SECONDS,
-        delay=0 if terminal else _SECONDS,
+        delay=0 if terminal else 1e-9,  # no line at the beginning
     )
     with logging_redirect_tqdm() if shown else contextlib.nullcontext(), bar:
         yield bar
+        if not terminal:
+            bar.refresh()

@@ -15,6 +15,7 @@ import jsonargparse
 import pytest
 
 from posewarper import cli
+from posewarper.arguments import Parser
 from posewarper.training import RunConfig, recipe_names
 
 ROOT = Path(__file__).parent.parent
@@ -48,8 +49,10 @@ CODE = {f"{path.name}:{line}": text for path, line, text in blocks("python")}
 def parsed(arguments: list[str]) -> jsonargparse.Namespace:
     """The options of a subcommand, made as the command line makes them, but not run."""
     name = arguments[0]
-    parser = jsonargparse.auto_parser({name: cli.command(name)}, as_positional=True)
-    options = parser.parse_args(cli._with_videos(cli._with_recipes(arguments)))
+    parser = jsonargparse.auto_parser(
+        {name: cli.command(name)}, as_positional=True, parser_class=Parser
+    )
+    options = parser.parse_args(cli._with_recipes(arguments))
     # the second one is the name before jsonargparse 4.49
     make = getattr(parser, "instantiate", None) or parser.instantiate_classes
     return make(options)[name]

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from posewarper.data.people import person_sizes
 from posewarper.data.tables import Bools, Floats, Ints, PoseDataset
 
-#: The farthest that somebody moves from one labelled frame to the next, in extents of the person.
+#: The farthest that somebody moves from one labelled frame to the next, in sizes of the person.
 GATE = 1.0
-#: The next best explanation has to cost this many times as much, and this much more, in extents.
+#: The next best explanation has to cost this many times as much, and this much more, in sizes.
 RATIO = 2.0
 _MARGIN = 0.1
 #: What it costs to have no partner: two without one explain a link of ``GATE`` just too well.
@@ -52,7 +53,7 @@ def find_links(dataset: PoseDataset) -> Links:
 
     If a video has one person per frame throughout, and not two different ids, all are one track.
     Otherwise people of neighbouring labelled frames are linked: the cost of a link is the mean
-    distance of the joints that both have, divided by the extent (``link_costs``); the assignment of
+    distance of the joints that both have, divided by the size (``link_costs``); the assignment of
     the least total cost is taken, in which a person may also appear or disappear (Hungarian
     method). Of it only those links are kept without which the people concerned would cost at least
     twice as much (``RATIO``), where to stay alone costs as much as a link of 1: so nobody is linked
@@ -79,32 +80,24 @@ def find_links(dataset: PoseDataset) -> Links:
     return Links(track_id, tuple(notes))
 
 
-def link_costs(first: Floats, second: Floats, least_extent: float = 0.0) -> Floats:
+def link_costs(first: Floats, second: Floats, least_size: float = 0.0) -> Floats:
     """Cost [A, B] of a link between people [A, J, 3] and people [B, J, 3] of another frame.
 
-    The mean distance of the joints that both have, divided by the larger extent of the two (the
-    diagonal around the labelled joints), or by ``least_extent`` pixels if that is more, so that
+    The mean distance of the joints that both have, divided by the larger size of the two
+    (``people.person_sizes``), or by ``least_size`` pixels if that is more, so that
     people of whom little is labelled are not small; infinite where they have no joint in common.
     """
     common = (first[:, None, :, 2] > 0) & (second[None, :, :, 2] > 0)  # [A, B, J]
     distance = np.linalg.norm(first[:, None, :, :2] - second[None, :, :, :2], axis=3)
     count = common.sum(2)
     mean = (distance * common).sum(2) / np.maximum(count, 1)
-    size = np.maximum(extents(first)[:, None], extents(second)[None])
-    size = np.maximum(size, max(least_extent, 1.0))
+    size = np.maximum(_sizes(first)[:, None], _sizes(second)[None])
+    size = np.maximum(size, max(least_size, 1.0))
     return np.where(count > 0, mean / size, np.inf)
 
 
-def extents(keypoints: Floats) -> Floats:
-    """Diagonals [P] around the labelled joints of people [P, J, 3], in pixels; 0 where there are
-    fewer than two.
-    """
-    labelled = keypoints[..., 2:] > 0
-    low = np.where(labelled, keypoints[..., :2], np.inf).min(1, initial=np.inf)
-    high = np.where(labelled, keypoints[..., :2], -np.inf).max(1, initial=-np.inf)
-    some = np.asarray(labelled.any((1, 2)))
-    sides = np.where(some[:, None], high, 0.0) - np.where(some[:, None], low, 0.0)
-    return np.asarray(np.hypot(sides[:, 0], sides[:, 1]))
+def _sizes(keypoints: Floats) -> Floats:
+    return person_sizes(keypoints[..., :2], keypoints[..., 2] > 0)
 
 
 def _link_video(dataset: PoseDataset, position: int, rows: Ints) -> tuple[Ints, str]:
@@ -118,7 +111,7 @@ def _link_video(dataset: PoseDataset, position: int, rows: Ints) -> tuple[Ints, 
         return np.full(len(rows), track), f"one in every frame: all labels are track {track}"
 
     keypoints = people.keypoints[rows]
-    sizes = extents(keypoints)
+    sizes = _sizes(keypoints)
     usual = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else 0.0
     inhabited = np.isin(np.arange(len(frames)), of_frame)
     labelled = np.flatnonzero((frames.video == position) & (frames.labelled | inhabited))

@@ -6,13 +6,36 @@ P people, J joints.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from posewarper.data.crops import clean_boxes
-from posewarper.data.tables import Floats, Ints, PoseDataset
+from posewarper.data.tables import Bools, Floats, Ints, PoseDataset
 from posewarper.data.upright import not_turned, upright_boxes
 
 #: The pose [J, 2] that stands upright in turned crops; None where crops are not turned.
 Upright = tuple[tuple[float, float], ...] | None
+
+
+def person_sizes(points: npt.ArrayLike, labelled: npt.ArrayLike | None = None) -> Floats:
+    """Size of each person in pixels: the longer side of the box around the labelled joints.
+
+    What "size of the person" or "of the animal" means wherever distances are divided by it.
+
+    Args:
+        points: [..., J, 2] in pixels.
+        labelled: [..., J]; by default the joints that are not NaN.
+
+    Returns:
+        [...]; 0 where fewer than two different places are labelled.
+    """
+    xy = np.asarray(points, np.float64)
+    known: Bools = (
+        np.isfinite(xy) if labelled is None else np.asarray(labelled, np.bool_)[..., None]
+    )
+    low = np.where(known, xy, np.inf).min(-2, initial=np.inf)  # [..., 2]
+    high = np.where(known, xy, -np.inf).max(-2, initial=-np.inf)
+    sides = np.where(high >= low, high, 0.0) - np.where(high >= low, low, 0.0)
+    return np.asarray(sides.max(-1), np.float64)
 
 
 def usable_people(dataset: PoseDataset) -> tuple[Ints, Floats]:

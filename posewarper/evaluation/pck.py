@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from posewarper.data.people import person_sizes
 from posewarper.evaluation.results import Table, mean_without_nan
 from posewarper.skeleton import Skeleton
 
@@ -54,11 +55,8 @@ def point_extents(points: ArrayLike, labelled: ArrayLike | None = None) -> NDArr
         [N] in pixels; NaN for a person without labels.
     """
     xy = _labelled_points(points, labelled)
-    known = ~np.isnan(xy)
-    low = np.where(known, xy, np.inf).min(axis=1)  # [N, 2]
-    high = np.where(known, xy, -np.inf).max(axis=1)
-    extent = (high - low).max(axis=1)
-    return np.where(np.isfinite(extent), extent, np.nan)
+    some = np.asarray(np.isfinite(xy).any((1, 2)))
+    return np.where(some, person_sizes(xy), np.nan)
 
 
 def torso_lengths(

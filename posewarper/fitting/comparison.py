@@ -5,12 +5,13 @@ H hidden people, J joints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from posewarper.data.people import person_sizes
 from posewarper.data.tables import Bools, Floats, Ints, PoseDataset, Video
 from posewarper.data.tracks import Target, Track, VideoLabels, labels_of, targets_of
 from posewarper.data.video import FrameSource
@@ -275,8 +276,5 @@ def _distance(first: Floats, second: Floats) -> float:
 
 
 def _size(track: Track) -> float:
-    sides: Sequence[float] = [
-        float(np.ptp(keypoints[keypoints[:, 2] > 0, :2], axis=0).max())
-        for keypoints in track.keypoints
-    ]
-    return max(float(np.median(sides)), 1.0)
+    sizes = person_sizes(track.keypoints[..., :2], track.keypoints[..., 2] > 0)
+    return max(float(np.median(sizes)), 1.0)

@@ -17,11 +17,11 @@ from posewarper.data.annotations import read_json
 from posewarper.data.crops import clean_boxes
 from posewarper.data.formats import LabelFormat
 from posewarper.data.formats.label_file import boxes_of_joints
-from posewarper.data.linking import extents
+from posewarper.data.people import person_sizes
 from posewarper.data.tables import Bools, Floats, PoseDataset
 from posewarper.data.video import FrameError, VideoFile, decode_image
 
-#: Two people closer than this, in extents, are probably one, labelled twice.
+#: Two people closer than this, in sizes, are probably one, labelled twice.
 _SAME = 0.03
 _SHIFTS = (-2, -1, 0, 1, 2)  # frames by which numbers of images may be off
 _PICTURES = 8  # labelled images that are compared with the video
@@ -134,7 +134,7 @@ def _with_boxes(dataset: PoseDataset, keypoints: Floats, changed: Bools) -> Pose
 def _without_doubles(dataset: PoseDataset, notes: list[str]) -> PoseDataset:
     people = dataset.people
     labelled = people.keypoints[..., 2] > 0
-    sizes = extents(people.keypoints)
+    sizes = person_sizes(people.keypoints[..., :2], labelled)
     keep = np.ones(len(people), np.bool_)
     near: list[int] = []
     for rows in dataset.people_by_frame():

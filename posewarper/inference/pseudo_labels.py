@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from posewarper.data.people import person_sizes
 from posewarper.data.tables import Bools, Floats, Frames, Ints, People, PoseDataset, Regions
 from posewarper.data.tracks import Target
 from posewarper.inference.baselines import Poses
@@ -141,8 +142,8 @@ def _boxes(
     """Corners of the box [2], [2] and head box [4] of a target with these joints.
 
     From each label: around the kept joints the margins that the label's box has around the same
-    joints, grown as the joints' extent has; so the box is that of the whole person even where few
-    joints are kept. The head box keeps its size and moves as the joints of the head did, or, if
+    joints, grown as the size has; so the box is that of the whole person even where few joints are
+    kept. The head box keeps its size and moves as the joints of the head did, or, if
     there are none, all joints. Several labels: the mean by their weights.
     """
     is_head = np.array([bool(_HEAD & set(name.split("_"))) for name in skeleton.joints])
@@ -154,7 +155,8 @@ def _boxes(
         was, now = target.track.keypoints[label, common, :2], joints[common]
         bbox = target.track.bbox[label]
         # Few joints tell little about size: the margins at most double.
-        growth = np.clip(_extent(now) / _extent(was) if _extent(was) > 0 else 1.0, 0.5, 2.0)
+        sizes = person_sizes(np.stack([was, now]))
+        growth = np.clip(sizes[1] / sizes[0] if sizes[0] > 0 else 1.0, 0.5, 2.0)
         low = now.min(0) - (was.min(0) - bbox[:2]) * growth
         high = now.max(0) + (bbox[:2] + bbox[2:] - was.max(0)) * growth
         boxes.append((weight, np.concatenate([low, high])))
@@ -168,10 +170,6 @@ def _boxes(
     low = np.minimum(box[:2], joints[keep].min(0))
     high = np.maximum(box[2:], joints[keep].max(0))
     return low, high, _mean(heads) if heads else np.full(4, np.nan)
-
-
-def _extent(points: Floats) -> float:
-    return float(np.hypot(*(points.max(0) - points.min(0))))
 
 
 def _mean(weighted: Sequence[tuple[float, Floats]]) -> Floats:

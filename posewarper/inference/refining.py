@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from posewarper.data.tables import Floats, Video
+from posewarper.data.people import person_sizes
+from posewarper.data.tables import Video
 from posewarper.data.tracks import Target
 from posewarper.data.video import FrameSource
 from posewarper.inference.baselines import Estimator, Flow, Poses
@@ -59,14 +60,9 @@ class WithFlow:
         ]
         carried = self.flow(video, nearest, source, lambda _: None).joints
         found = poses.joints[rows]
-        sizes = np.array([_size(target) for target in nearest])[:, None]
+        labels = np.stack([target.keypoints[0] for target in nearest])  # [n, J, 3]
+        sizes = person_sizes(labels[:, :, :2], labels[:, :, 2] > 0)[:, None]
         agree = np.linalg.norm(carried - found, axis=2) < _NEAR * sizes  # not where one is NaN
         mean = (1 - self.weight) * found + self.weight * carried
         poses.joints[rows] = np.where(agree[:, :, None], mean, found)
         return poses
-
-
-def _size(target: Target) -> float:
-    """Pixels."""
-    keypoints: Floats = target.keypoints[0]
-    return float(np.ptp(keypoints[keypoints[:, 2] > 0, :2], axis=0).max())

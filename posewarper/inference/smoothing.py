@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from posewarper.data.people import person_sizes
 from posewarper.data.tables import Bools, Floats, Ints, PoseDataset
 
 MIN_CUTOFF = 1.0
@@ -101,7 +102,7 @@ class OneEuro:
         if not np.isfinite(points[valid]).all():
             raise ValueError(f"keypoints: valid joints of track {track_id} are not finite")
         if length is None:
-            extent = float(np.ptp(points[valid], 0).max()) if valid.any() else 0.0
+            extent = float(person_sizes(points, valid))
         else:
             extent = length
         old = self._tracks.get(track_id)
@@ -298,14 +299,10 @@ def _seconds(dataset: PoseDataset, times: Sequence[Floats]) -> Floats:
 
 
 def _extents(dataset: PoseDataset) -> Floats:
-    """[P] lengths of bodies in pixels: of the box around the joints, or of the person's box."""
+    """[P] sizes in pixels; of people with fewer than two joints the longer side of their box."""
     people = dataset.people
     shown = people.keypoints[:, :, 2] > 0
-    points = np.where(shown[:, :, None], people.keypoints[:, :, :2], np.nan)
-    with np.errstate(invalid="ignore"):
-        low = np.where(np.isnan(points), np.inf, points).min(1)
-        high = np.where(np.isnan(points), -np.inf, points).max(1)
-        extent = (high - low).max(1)
+    extent = person_sizes(people.keypoints[:, :, :2], shown)
     return np.asarray(np.where(extent > 0, extent, people.bbox[:, 2:].max(1)), np.float64)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from posewarper.data.people import person_sizes
 from posewarper.data.tables import Floats, PoseDataset
 
 
@@ -95,7 +96,7 @@ def add_matches(
         distance = np.linalg.norm(points[:, None] - other_points[None], axis=-1)  # [P, Q, J]
         known = np.isfinite(distance)
         mean = np.where(known, distance, 0).sum(-1) / np.maximum(known.sum(-1), 1)
-        reach = np.maximum(_extent(points)[:, None], _extent(other_points)[None])
+        reach = np.maximum(person_sizes(points)[:, None], person_sizes(other_points)[None])
         allowed = known.any(-1) & (mean <= reach)
         cost = np.where(allowed, mean, 1e6 + np.where(known.any(-1), mean, 1e6))
         for a, b in zip(*linear_sum_assignment(cost), strict=True):
@@ -154,12 +155,3 @@ def numbers_or_null(values: npt.NDArray[Any], digits: int) -> list[float | None]
 def _points(people: Sequence[dict[str, Any]]) -> Floats:
     """Joints [P, J, 2], NaN where there are none."""
     return np.array([[person["x"], person["y"]] for person in people], np.float64).swapaxes(1, 2)
-
-
-def _extent(points: Floats) -> Floats:
-    """Diagonal [P] of the joints' extent; 0 for people without joints."""
-    known = np.isfinite(points)
-    low = np.where(known, points, np.inf).min(1, initial=np.inf)
-    high = np.where(known, points, -np.inf).max(1, initial=-np.inf)
-    size = np.where(high >= low, high - np.where(high >= low, low, 0), 0)
-    return np.asarray(np.linalg.norm(size, axis=-1), np.float64)

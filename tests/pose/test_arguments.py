@@ -120,9 +120,11 @@ def test_a_bar_in_a_file_is_lines_and_the_last_is_not_twice(
     assert all(line.startswith("poses: ") for line in lines)
 
 
-def test_what_is_short_leaves_a_file_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shown", [True, False])
+def test_what_is_short_is_one_line_in_a_file(shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    with progress.progress_bar(True, total=3, unit="frame") as bar:
-        bar.update(3)
-    assert stream.getvalue() == ""
+    with progress.progress_bar(shown, total=3, unit="frame") as bar:
+        for _ in range(3):
+            bar.update()
+    assert stream.getvalue().count("\n") == shown and ("3/3" in stream.getvalue()) == shown

@@ -22,6 +22,7 @@ from posewarper.data.crops import (
     normalise,
     transform_points,
 )
+from posewarper.data.people import person_sizes
 from posewarper.skeleton import POSETRACK, Skeleton
 
 CROP_WH = (288, 384)
@@ -343,3 +344,16 @@ def test_no_half_body_without_halves():
     ones = np.ones((10, 2))
     got = Augmentation().draw(random, region, ones, np.ones(10), skeleton, CROP_WH, 200)
     assert got.center.tolist() == [50, 60]
+
+
+def test_the_size_of_a_person_is_the_longer_side_around_the_labelled_joints():
+    points = np.array(
+        [[[0, 0], [30, 50], [900, 900]], [[7, 7]] * 3, [[1, 2], [11, 2], [5, 3]]], float
+    )
+    labelled = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 1]], bool)
+    np.testing.assert_array_equal(person_sizes(points, labelled), [50, 0, 10])
+    missing = np.where(labelled[..., None], points, np.nan)
+    np.testing.assert_array_equal(person_sizes(missing), [50, 0, 10])
+    assert person_sizes(points[0], labelled[0]) == 50
+    np.testing.assert_array_equal(person_sizes(points, np.zeros_like(labelled)), [0, 0, 0])
+    assert person_sizes(np.zeros((0, 3, 2))).shape == (0,)

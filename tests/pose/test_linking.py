@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posewarper.data.formats.label_file import boxes_of_joints
-from posewarper.data.linking import GATE, extents, find_links, link_costs, link_tracks
+from posewarper.data.linking import GATE, find_links, link_costs, link_tracks
 from posewarper.data.synthetic import generate_video
 from posewarper.data.tables import Frames, People, PoseDataset, Video
 from posewarper.skeleton import POSETRACK, Skeleton
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SKELETON = Skeleton("mouse", ("nose", "ear", "tail"))
-#: A pose with an extent of 50 pixels.
-POSE = np.array([[0.0, 0, 2], [15, 20, 2], [30, 40, 2]])
+#: A pose with a size of 50 pixels.
+POSE = np.array([[0.0, 0, 2], [15, 20, 2], [30, 50, 2]])
 
 
 def at(x, y=100.0, joints=(0, 1, 2)):
@@ -193,8 +193,6 @@ def test_costs():
         np.array([at(0), at(0, joints=(0,))]), np.array([at(25), at(0, joints=(1,))]), 10.0
     )
     np.testing.assert_allclose(costs, [[0.5, 0], [0.5, np.inf]])
-    np.testing.assert_allclose(extents(np.array([at(7), at(7, joints=(2,)), at(7, joints=())])),
-                               [50, 0, 0])  # fmt: skip
     lone = link_costs(np.array([at(0, joints=(0,))]), np.array([at(6, joints=(0,))]), 12.0)
     np.testing.assert_allclose(lone, [[0.5]])
 
