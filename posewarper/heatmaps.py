@@ -42,7 +42,8 @@ def encode(
     Returns:
         ``[..., h, w]`` float32, zero where nothing is painted, and the weights ``[...]`` float32:
         the visibility, but 0 if the whole square lies outside. Painted are joints of a weight
-        above 0.5.
+        above 0.5. With ``rounded``, a square that ends one pixel before the map keeps its weight,
+        with an empty map, as in 2019.
 
     Raises:
         ValueError: shapes, sizes, or a coordinate of a visible joint that is not finite.
@@ -64,7 +65,12 @@ def encode(
     radius = int(3 * sigma)
     far = np.where(np.isfinite(joints), joints, 0) / stride + 0.5
     centre = np.trunc(np.clip(far, -1e9, 1e9)).astype(np.int64)  # [..., 2]
-    inside = ((centre + radius >= 0) & (centre - radius < (width, height))).all(-1)  # [...]
+    # In 2019 the end of the square, one pixel beyond it, is compared, so that a square that ends
+    # just before the map keeps its weight; and int() drops fractions of 3 * sigma towards zero.
+    first, beyond = np.trunc(centre - 3 * sigma), np.trunc(centre + 3 * sigma + 1)
+    if not rounded:
+        first, beyond = centre - radius, centre + radius
+    inside = ((beyond >= 0) & (first < (width, height))).all(-1)  # [...]
     weights = np.where(inside, weights, np.float32(0))
 
     steps = np.arange(-radius, radius + 1)

@@ -229,11 +229,11 @@ class Warp:
         """Heatmaps of joints in pixels of crops, and which of them are inside."""
         model = self.predictor.model
         there = np.isfinite(joints).all(-1) if visible is None else visible
-        painted, weight = encode(
+        painted, _ = encode(
             joints, np.asarray(there, np.float32), model.heatmap_hw, model.sigma, HEATMAP_STRIDE,
             self.rounded,
         )  # fmt: skip
-        return painted, weight > 0
+        return painted, painted.any((-2, -1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,11 +26,13 @@ def slow_target(
     centre_x, centre_y = int(x / stride + 0.5), int(y / stride + 0.5)
     radius = int(3 * sigma)
     target = np.zeros(hw, np.float32)
-    reaches = False
+    # as 2019 has it: corners by int(), the right and lower one a pixel beyond the square
+    ends = [int(centre + 3 * sigma + 1) for centre in (centre_x, centre_y)]
+    begins = [int(centre - 3 * sigma) for centre in (centre_x, centre_y)]
+    reaches = min(ends) >= 0 and begins[0] < hw[1] and begins[1] < hw[0]
     for row in range(centre_y - radius, centre_y + radius + 1):
         for column in range(centre_x - radius, centre_x + radius + 1):
             if 0 <= row < hw[0] and 0 <= column < hw[1]:
-                reaches = True
                 squared = (row - centre_y) ** 2 + (column - centre_x) ** 2
                 if weight > 0.5:
                     target[row, column] = math.exp(-squared / (2 * sigma**2))
@@ -83,9 +85,11 @@ def test_values_and_extent() -> None:
     ("x", "y", "weight"),
     [
         (-40.0, 48.0, 1.0),  # -10 + 0.5 = -9.5, cut to -9: the last column of the square is 0
-        (-42.0, 48.0, 0.0),  # -10: just outside
-        (36.0, -41.9, 1.0),
-        (36.0, -42.0, 0.0),
+        (-45.9, 48.0, 1.0),  # -10.975, cut to -10: the square ends at -1, the weight stays
+        (-42.0, 197.0, 0.0),  # below the map
+        (-46.0, 48.0, 0.0),  # -11
+        (36.0, -45.9, 1.0),
+        (36.0, -46.0, 0.0),
         (105.9, 48.0, 1.0),  # 26 - 9 = 17, the last column
         (106.0, 48.0, 0.0),
         (36.0, 129.9, 1.0),  # 32 - 9 = 23, the last row
@@ -97,7 +101,7 @@ def test_values_and_extent() -> None:
 def test_weight_is_zero_if_wholly_outside(x: float, y: float, weight: float) -> None:
     target, got = encode_one(x, y)
     assert got == weight
-    assert bool(target.any()) == (weight > 0)
+    assert bool(target.any()) == (weight > 0 and min(x, y) > -42)
 
 
 def test_what_is_painted() -> None:
@@ -364,3 +368,11 @@ def test_flip_merge_by_hand() -> None:
         merge_flipped(maps, flipped, (0, 0))
     with pytest.raises(ValueError, match="flipped: expected"):
         merge_flipped(maps, flipped[:1], (1, 0))
+
+
+def test_the_joint_of_the_full_size_that_2019_keeps() -> None:
+    """(-42, 197) in a crop of 288x384: its square ends just before the map."""
+    targets, weight = encode(np.array([-42.0, 197.0]), np.array(1.0), (96, 72))
+    assert weight == 1.0 and not targets.any()
+    targets, weight = encode(np.array([-42.0, 197.0]), np.array(1.0), (96, 72), rounded=False)
+    assert weight == 0.0 and not targets.any()
