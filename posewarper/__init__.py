@@ -20,7 +20,7 @@ _CLASSES = {
     "save_model": "posewarper.models",
 }
 
-__all__ = ["__version__", *_CLASSES, *_COMMANDS]
+__all__ = ["__version__", "export", *_CLASSES, *_COMMANDS]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,6 +29,8 @@ def __getattr__(name: str) -> Any:
         from posewarper import cli
 
         return cli.command(name)
+    if name == "export":  # a package, which can be called
+        return importlib.import_module("posewarper.export")
     if name in _CLASSES:
         return getattr(importlib.import_module(_CLASSES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,6 @@ out one by one, so that whoever is fast gets more. Without ``torchrun`` there is
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from filelock import FileLock, Timeout
 from torch.distributed import PrefixStore, Store, rendezvous
 
 from posewarper.files import read_json, write_json
@@ -179,13 +179,14 @@ def settled_folder(folder: Path, out: Path, settings: Mapping[str, Any]) -> Iter
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / "settings.json"
     # The lock goes with the process, however it ends.
-    with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"out: another run is making {out}") from None
-        except OSError:
-            pass  # some file systems of clusters know no locks
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"out: another run is making {out}") from None
+    except (OSError, NotImplementedError):
+        pass  # some file systems of clusters know no locks
+    try:
         known, wanted = read_json(place) if place.exists() else None, dict(settings)
         if known is None:
             write_json(place, wanted)
@@ -200,6 +201,8 @@ def settled_folder(folder: Path, out: Path, settings: Mapping[str, Any]) -> Iter
                 f"remove {folder} to start over"
             )
         yield
+    finally:
+        lock.release()
 
 
 def read_note(path: Path) -> Any:

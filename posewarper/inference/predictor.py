@@ -23,7 +23,13 @@ from posewarper.models import (
     Window,
     folded,
 )
-from posewarper.models.devices import PRECISIONS, Precision, autocast, choose_device
+from posewarper.models.devices import (
+    PRECISIONS,
+    Precision,
+    autocast,
+    choose_device,
+    usable_precision,
+)
 from posewarper.models.folding import Compiled
 
 
@@ -136,7 +142,8 @@ class PosePredictor(Predictor):
     Args:
         model: the model; what runs is a copy of its network, see ``models.folded``.
         device: "auto", "cpu", "cuda", "cuda:1".
-        precision: of the convolutions; heatmaps are float32 in any case.
+        precision: of the convolutions; heatmaps are float32 in any case. "fp32", with a warning, on
+            a processor that takes far longer in another one.
         flip_test: mean of the heatmaps of a crop and of its mirror image.
         shift_flipped: the mirrored heatmaps one pixel to the right; see ``merge_flipped``.
         refinement: how maxima are decoded; by default as the model was made for.
@@ -172,8 +179,8 @@ class PosePredictor(Predictor):
             refinement=refinement,
             batch_size=batch_size,
         )
-        self.precision: Precision = precision
-        dtype = None if precision == "fp32" else PRECISIONS[precision]
+        self.precision: Precision = usable_precision(self.device, precision)
+        dtype = None if self.precision == "fp32" else PRECISIONS[self.precision]
         network = folded(model.network, dtype).to(self.device)
         self.network = network
         self._backbone: nn.Module = network

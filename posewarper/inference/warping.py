@@ -233,7 +233,7 @@ class Warp:
             joints, np.asarray(there, np.float32), model.heatmap_hw, model.sigma, HEATMAP_STRIDE,
             self.rounded,
         )  # fmt: skip
-        return painted, painted.any((-2, -1))
+        return painted, np.asarray(painted.any((-2, -1)))
 
 
 @dataclass(frozen=True, eq=False)

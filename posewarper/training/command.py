@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from posewarper.data.crops import Augmentation
+from posewarper.models.devices import Precision, usable_precision
 from posewarper.models.pose_model import BEST
 from posewarper.training.config import (
     DataConfig,
@@ -107,12 +108,21 @@ def train(
         return result
 
 
+def _precision(precision: Precision, processes: Processes) -> Precision:
+    """The same for all processes: what the slowest processor can do."""
+    usable = usable_precision(processes.device, precision, "loop.precision")
+    return precision if not processes.any(usable != precision)[0] else "fp32"
+
+
 def _train(
     config: RunConfig, processes: Processes, restart: bool, progress: bool
 ) -> TrainingResult:
     loop = config.loop
     if loop.precision == "fp16" and processes.device.type != "cuda":
         raise ValueError("loop.precision: fp16 needs a GPU; bf16 works on the CPU")
+    # A run says what it was computed in: it goes on elsewhere in the same precision, or not at all.
+    loop = replace(loop, precision=_precision(loop.precision, processes))
+    config = replace(config, loop=loop)
     if processes.device.type == "cuda":
         torch.backends.cudnn.deterministic = loop.deterministic
         torch.backends.cudnn.benchmark = not loop.deterministic

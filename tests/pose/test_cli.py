@@ -200,7 +200,9 @@ def test_python_has_the_same_names() -> None:
     for name in set(cli.COMMANDS) - {"export"}:  # which is a package, too
         assert getattr(posewarper, name) is cli.command(name)
         assert name in dir(posewarper)
-    assert cli.command("export") is posewarper.export.export
+    assert cli.command("export") is posewarper.export.export and "export" in dir(posewarper)
+    with pytest.raises(FileNotFoundError, match=r"none\.pt"):
+        posewarper.export(Path("none.pt"), Path("x.onnx"))
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         posewarper.trian  # noqa: B018
 
