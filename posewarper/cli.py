@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from json import dumps as json_text
 from pathlib import Path
@@ -269,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["--version"]:
         print(f"posewarper {__version__}")
         return 0
+    warnings.formatwarning = _as_one_line
     logging.basicConfig(format="%(message)s")
     logging.getLogger("posewarper").setLevel(logging.INFO)
     try:
@@ -293,6 +295,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"posewarper: error: {text}", file=sys.stderr)
         return 2
     return 0
+
+
+def _as_one_line(
+    message: Warning | str, category: object, filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as people read it: without the line of Python that it comes from."""
+    return f"posewarper: warning: {message}\n"
 
 
 def _with_recipes(arguments: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,25 @@ def test_what_is_short_is_one_line_in_a_file(shown: bool, monkeypatch: pytest.Mo
         for _ in range(3):
             bar.update()
     assert stream.getvalue().count("\n") == shown and ("3/3" in stream.getvalue()) == shown
+
+
+def test_a_warning_is_one_line_without_code(tmp_path: Path) -> None:
+    table = tmp_path / "far.csv"
+    table.write_text("image,nose.x,nose.y,tail.x,tail.y\na/01.png,1,2,30,4\n")
+    out = tmp_path / "far.slp.json"
+    command = [sys.executable, "-c", _WARNS, "convert", str(table), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == "posewarper: warning: mind the gap\n"
+
+
+_WARNS = """
+import sys, warnings
+from posewarper import cli
+
+real = cli.save_labels
+def save(*values, **options):
+    warnings.warn("mind the gap")
+    real(*values, **options)
+cli.save_labels = save
+sys.exit(cli.main())
+"""
