@@ -227,9 +227,13 @@ class BuildKernel(build_ext):
 
 
 class PlatformWheel(bdist_wheel):
-    """The library depends on the platform, and not on the version of Python."""
+    """The library depends on the platform, and not on the version of Python; without it there is
+    nothing that depends on either.
+    """
 
     def get_tag(self) -> tuple[str, str, str]:
+        if not (Path(self.get_finalized_command("build").build_lib) / LIBRARY).exists():
+            return "py3", "none", "any"
         platform_tag = super().get_tag()[2]
         return "py3", "none", platform_tag.replace("universal2", target_machine())
 

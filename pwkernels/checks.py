@@ -325,4 +325,6 @@ def choose_backend(
             return backend
         if not torch.compiler.is_compiling():
             logger.debug("backend %r cannot run this call: %s", backend, reason)
+            if input.device.type == "cpu":
+                cpu.warn_if_unavailable()
     return "reference"

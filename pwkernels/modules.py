@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from pwkernels.checks import ArgumentError, check_pair
 from pwkernels.functional import deform_conv2d, multi_dilation_deform_warp
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of Python from 3.11 on
 
 
 class MultiDilationDeformWarp(nn.Module):
@@ -63,6 +67,16 @@ class MultiDilationDeformWarp(nn.Module):
         self.bias = nn.Parameter(torch.empty(shape[:2])) if bias else None
         self.reset_parameters()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Module.to(memory_format=torch.channels_last) takes a weight of five dimensions for one
+        # that has such a format; it gets one of four, which has.
+        def of_four(tensor: Tensor) -> Tensor:
+            if tensor.dim() != 5:
+                return fn(tensor)
+            return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]).contiguous()
+
+        return super()._apply(of_four, recurse)
+
     def reset_parameters(self) -> None:
         """Identity initialisation; the bias starts at zero."""
         _, out_channels, group_channels, height, width = self.weight.shape
@@ -107,7 +121,10 @@ class MultiDilationDeformWarp(nn.Module):
 
 
 class DeformConv2d(nn.Module):
-    """Deformable convolution with arguments and state_dict of ``torchvision.ops.DeformConv2d``."""
+    """Deformable convolution with arguments and state_dict of ``torchvision.ops.DeformConv2d``.
+
+    ``backend`` is as in ``pwkernels.multi_dilation_deform_warp``.
+    """
 
     def __init__(
         self,
@@ -119,6 +136,8 @@ class DeformConv2d(nn.Module):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
+        *,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         if in_channels % groups != 0:
@@ -136,6 +155,7 @@ class DeformConv2d(nn.Module):
         self.padding = check_pair("padding", padding, 0)
         self.dilation = check_pair("dilation", dilation, 1)
         self.groups = groups
+        self.backend = backend
         self.weight = nn.Parameter(
             torch.empty(out_channels, in_channels // groups, *self.kernel_size)
         )
@@ -160,6 +180,7 @@ class DeformConv2d(nn.Module):
             padding=self.padding,
             dilation=self.dilation,
             mask=mask,
+            backend=self.backend,
         )
 
     def extra_repr(self) -> str:

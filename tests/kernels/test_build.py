@@ -278,7 +278,8 @@ def test_a_wheel_loads_its_kernel(wheel: tuple[str, Path]) -> None:
 
 
 def test_a_wheel_without_the_kernel_works_and_says_why(tmp_path: Path) -> None:
-    _, unpacked = build_wheel(tmp_path, CXX="/nonexistent")
+    name, unpacked = build_wheel(tmp_path, CXX="/nonexistent")
+    assert re.fullmatch(r"posewarper-[\d.]+-py3-none-any\.whl", name)
     assert not (unpacked / LIBRARY).exists()
     reason = use_wheel(unpacked)
     assert "/nonexistent" in reason

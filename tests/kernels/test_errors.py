@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -336,6 +340,37 @@ def test_cpu_kernel_that_is_missing_says_why(
         assert pwkernels.deform_conv2d(**conv_arguments()).shape == (2, 6, 5, 6)
     assert [r.levelno for r in caplog.records] == [logging.DEBUG]
     assert "'cpu' cannot run this call: it was not built: no compiler" in caplog.text
+
+
+def test_the_first_call_without_the_kernel_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "why_unavailable", lambda: "it was not built: no compiler")
+    cpu.warn_if_unavailable.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"10 to 15 times slower: it was not built: no comp"):
+        pwkernels.deform_conv2d(**conv_arguments())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pwkernels.deform_conv2d(**conv_arguments())
+        cpu.warn_if_unavailable.cache_clear()
+        pwkernels.deform_conv2d(**conv_arguments(), backend="reference")  # asked for
+        monkeypatch.setattr(cpu, "why_unavailable", lambda: "left out with PWKERNELS_NO_CPU_KERNEL")
+        pwkernels.deform_conv2d(**conv_arguments())
+    cpu.warn_if_unavailable.cache_clear()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cuts an ELF file")
+@pytest.mark.parametrize("share", [0.0, 0.00001, 0.5, 0.999])
+def test_a_library_that_is_cut_off_is_not_loaded(share: float, tmp_path: Path) -> None:
+    """Loading one ends the process by a bus error, hence in another process."""
+    whole = cpu._LIBRARY.read_bytes()
+    cut = tmp_path / "_warp.so"
+    cut.write_bytes(whole[: int(share * len(whole))])
+    code = (
+        "import pathlib, sys, pwkernels.cpu as cpu; cpu._LIBRARY = pathlib.Path(sys.argv[1]); "
+        "print(cpu.why_unavailable())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, cut], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search("is cut off; install the package again|does not load", done.stdout)
 
 
 def test_torchvision_that_is_missing_says_why(

@@ -467,3 +467,25 @@ raise SystemExit("the forked process hangs")
 def test_forked_process() -> None:
     """As a data loader's workers are: the threads of the parent do not exist in the child."""
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
+
+
+def test_a_network_with_the_warp_goes_into_channels_last() -> None:
+    warp = pwkernels.MultiDilationDeformWarp(8, 6, dilations=(1, 2), bias=True)
+    torch.nn.init.normal_(warp.weight)
+    before = warp.weight.detach().clone()
+    net = torch.nn.ModuleDict({"conv": torch.nn.Conv2d(8, 8, 3), "warp": warp})
+    net.to(memory_format=torch.channels_last).double()
+    assert warp.weight.shape == before.shape and torch.equal(warp.weight, before.double())
+    assert net["conv"].weight.is_contiguous(memory_format=torch.channels_last)
+    assert warp.weight.is_contiguous() and warp.weight.requires_grad
+
+
+def test_the_module_takes_a_backend_as_the_function_does() -> None:
+    conv = pwkernels.DeformConv2d(2, 3, 3, padding=1, backend="reference")
+    input, offset = torch.randn(1, 2, 5, 6), torch.randn(1, 18, 5, 6)
+    expected = pwkernels.deform_conv2d(
+        input, offset, conv.weight, conv.bias, padding=1, backend="reference"
+    )
+    assert torch.equal(conv(input, offset), expected)
+    with pytest.raises(ValueError, match="backend: expected one of"):
+        pwkernels.DeformConv2d(2, 3, 3, padding=1, backend="fast")(input, offset)
