@@ -273,6 +273,22 @@ def _torchvision_unavailable() -> str | None:
     return None
 
 
+def _too_large(height: int, width: int) -> str | None:
+    if height > MAX_SIDE or width > MAX_SIDE or (height + 4) * (width + 4) > MAX_MAP:
+        return f"a map of {height} x {width} is larger than the kernel's 32-bit indices allow"
+    return None
+
+
+def check_map_size(input: Tensor) -> None:
+    """What an operator asks before it runs.
+
+    Raises:
+        ArgumentError: the compiled kernels cannot index maps of this size.
+    """
+    if reason := _too_large(input.shape[2], input.shape[3]):
+        raise ArgumentError(f"input: {reason}")
+
+
 def why_not(backend: str, input: Tensor, offsets: Sequence[Tensor]) -> str | None:
     """None if ``backend`` can run a call with valid arguments; else one sentence: why not."""
     device = input.device.type
@@ -283,8 +299,9 @@ def why_not(backend: str, input: Tensor, offsets: Sequence[Tensor]) -> str | Non
         return _torchvision_unavailable()
     if device == "meta":
         return None
-    if height > MAX_SIDE or width > MAX_SIDE or (height + 4) * (width + 4) > MAX_MAP:
-        return f"a map of {height} x {width} is larger than the kernel's 32-bit indices allow"
+    # A graph for maps of any size is to have no bound in it: the operator looks when it runs.
+    if not torch.compiler.is_compiling() and (reason := _too_large(height, width)):
+        return reason
     if backend == "cpu":
         if device != "cpu":
             return f"the tensors are on {input.device}"

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from pwkernels import library, reference
 from pwkernels.checks import (
@@ -72,6 +73,8 @@ def multi_dilation_deform_warp(
     Border and special values: as torchvision, gradients included: at exactly y == -1 the value is
     0 and the offset's gradient is not. The cell of a sample is decided exactly, as integer position
     plus floor(offset). NaN, infinite and huge offsets sample outside the map: value 0, gradient 0.
+    Where maps, weights or masks are not finite, outputs that depend on them are not to be relied
+    on: they may be finite where torchvision's are not, as corners of weight 0 are left out.
 
     Determinism: on CPU always bit-identical, for any number of threads. On a GPU everything but the
     input's gradient is; that one is too under ``torch.use_deterministic_algorithms(True)``, with
@@ -84,6 +87,13 @@ def multi_dilation_deform_warp(
         ArgumentError: (a ``ValueError`` and ``RuntimeError``) shapes, sizes, devices or options.
         ArgumentTypeError: (a ``TypeError`` and ``RuntimeError``) types or dtypes.
     """
+    tensors = (input, weight, bias, frame_weights, *_listed(offsets), *_listed(masks))
+    if has_torch_function(tensors):  # torch.fx traces with objects that are no tensors
+        return handle_torch_function(
+            multi_dilation_deform_warp, tensors, input, offsets, weight, dilations=dilations,
+            masks=masks, bias=bias, reduction=reduction, frame_weights=frame_weights,
+            backend=backend,
+        )  # fmt: skip
     check_tensor("input", input, 4)
     check_tensor("weight", weight, 5)
     count = weight.shape[0]
@@ -155,6 +165,12 @@ def deform_conv2d(
 
     Borders, special values, determinism, derivatives, errors: see ``multi_dilation_deform_warp``.
     """
+    tensors = (input, offset, weight, bias, mask)
+    if has_torch_function(tensors):  # torch.fx traces with objects that are no tensors
+        return handle_torch_function(
+            deform_conv2d, tensors, input, offset, weight, bias, stride=stride, padding=padding,
+            dilation=dilation, mask=mask, backend=backend,
+        )  # fmt: skip
     check_tensor("input", input, 4)
     check_tensor("offset", offset, 4)
     check_tensor("weight", weight, 4)
@@ -198,6 +214,10 @@ def deform_conv2d(
         None,
         geometry,
     )
+
+
+def _listed(tensors: object) -> Sequence[object]:
+    return tensors if isinstance(tensors, (list, tuple)) else [tensors]
 
 
 def _is_wide(input: Tensor, weight: Tensor) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op, register_vmap
 
+from pwkernels.checks import check_map_size
 from pwkernels.geometry import WarpGeometry
 from pwkernels.gradients import Needs
 
@@ -48,6 +49,7 @@ def deform_warp(
     backend: str,
 ) -> Tensor:
     """Sum over dilations (and frames) of deformable convolutions; see the module's docstring."""
+    check_map_size(input)
     geometry = _geometry(weight, stride, paddings, dilations)
     return _launch(backend).forward(input, offsets, masks, weight, bias, frame_weights, geometry)
 
@@ -125,7 +127,7 @@ def _(
     ]
 
 
-_Sizes = tuple[list[int], list[int], list[int]]  # stride, paddings, dilations
+_Sizes = Sequence[list[int]]  # stride, paddings, dilations
 _Saved = tuple[Tensor, list[Tensor], list[Tensor], Tensor, Tensor | None, _Sizes, str]
 
 
@@ -281,8 +283,10 @@ def warp(
     backend: str,
 ) -> Tensor:
     """``deform_warp`` while a graph is captured; else the function that ``torch.func`` knows."""
-    sizes = (list(geometry.stride), geometry.flat_paddings(), geometry.flat_dilations())
-    if torch.compiler.is_compiling():
+    sizes = [list(geometry.stride), geometry.flat_paddings(), geometry.flat_dilations()]
+    if torch.jit.is_tracing():  # where sizes of tensors, the kernel's too, are tensors
+        sizes = [[int(side) for side in part] for part in sizes]
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return deform_warp(input, offsets, masks, weight, bias, frame_weights, *sizes, backend)
     return _DeformWarpFunction.apply(
         input, weight, bias, frame_weights, sizes, backend, len(offsets), *offsets, *masks

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from pwkernels.checks import ArgumentError, check_pair
 from pwkernels.functional import deform_conv2d, multi_dilation_deform_warp
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # of Python from 3.11 on
 
 
 class MultiDilationDeformWarp(nn.Module):
@@ -67,7 +63,9 @@ class MultiDilationDeformWarp(nn.Module):
         self.bias = nn.Parameter(torch.empty(shape[:2])) if bias else None
         self.reset_parameters()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> MultiDilationDeformWarp:
         # Module.to(memory_format=torch.channels_last) takes a weight of five dimensions for one
         # that has such a format; it gets one of four, which has.
         def of_four(tensor: Tensor) -> Tensor:

@@ -21,7 +21,13 @@ from torch.library import custom_op, register_vmap
 from torch.nn.functional import conv2d
 
 from pwkernels import checks, library, reference
-from pwkernels.checks import ArgumentError, check_offset_conv, check_pair, check_tensor
+from pwkernels.checks import (
+    ArgumentError,
+    check_map_size,
+    check_offset_conv,
+    check_pair,
+    check_tensor,
+)
 from pwkernels.functional import multi_dilation_deform_warp
 from pwkernels.geometry import Pair, WarpGeometry
 
@@ -122,7 +128,7 @@ def offset_conv_warp(
             return reference.warp(input, offsets, [], weight, None, frame_weights, geometry)
     arguments = (features, input, offset_weight, weight, frame_weights)
     flat_dilations = geometry.flat_dilations()
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return _operator(*arguments, flat_dilations, chosen)
     return _OffsetConvWarpFunction.apply(*arguments, flat_dilations, chosen)
 
@@ -193,6 +199,7 @@ def _operator(
     dilations: Sequence[int],
     backend: str,
 ) -> Tensor:
+    check_map_size(input)
     if backend == "cpu":
         from pwkernels.cpu import launch as offset_conv
     elif backend == "triton":
