@@ -17,7 +17,7 @@ from benchmarks.system_cases import SIZES, Size
 from benchmarks.timing import clock
 from posewarper.data.crops import Augmentation
 from posewarper.data.dataset import PoseSamples
-from posewarper.data.posetrack import load_annotations
+from posewarper.data.formats import load_labels
 from posewarper.data.synthetic import write_dataset
 from posewarper.data.tables import PoseDataset, Video
 from posewarper.data.video import FrameSource, Image
@@ -56,7 +56,7 @@ def our_batches(config: RunConfig, size: Size) -> Batches:
     """Those of ``posewarper train``."""
     processes = Processes(0, 1, 1, torch.device(config.loop.device))
     crops = {"crop_wh": size.crop_wh, "padding": 1.25, "sigma": 3.0}
-    return training_batches(config, load_annotations(config.data.train), processes, crops)
+    return training_batches(config, load_labels(config.data.train), processes, crops)
 
 
 class _Decoded(FrameSource):
@@ -86,7 +86,7 @@ class PlainBatches:
     """
 
     def __init__(self, config: RunConfig, size: Size):
-        dataset: PoseDataset = load_annotations(config.data.train)
+        dataset: PoseDataset = load_labels(config.data.train)
         samples = PoseSamples(
             dataset, _Decoded(config.data.images), stage=config.stage, crop_wh=size.crop_wh,
             sigma=3.0, delta_range=config.data.delta_range, augmentation=_AUGMENTATION,

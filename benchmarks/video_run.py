@@ -25,7 +25,7 @@ from benchmarks.baseline import BaselineWarper
 from benchmarks.system_cases import Size, make_model, normalised
 from benchmarks.timing import clock
 from posewarper.data.crops import box_to_center_scale, crop, crop_matrices
-from posewarper.data.posetrack import load_annotations
+from posewarper.data.formats import load_labels
 from posewarper.data.synthetic import write_dataset
 from posewarper.data.tables import Floats
 from posewarper.inference.predictor import PosePredictor
@@ -76,7 +76,7 @@ def make_clip(folder: Path, size: Size, what: str, video: Path | None, frames: i
     if not root.exists():
         wh = (160, 120) if frames < HOLD else (960, 540)
         write_dataset(root, videos=1, frames=frames, size_wh=wh, as_video=True, progress=False)
-    data = load_annotations(root / "annotations" / "posetrack_train.json")
+    data = load_labels(root / "annotations" / "posetrack_train.json")
     people, bbox = data.people, data.people.bbox.copy()
     if what == WHATS[1]:
         for track in np.unique(people.track_id):
@@ -223,7 +223,7 @@ def baseline_joints(out: Path) -> Floats:
 
 def our_joints(out: Path) -> Floats:
     """``[P, J, 2]`` of a file of ``posewarper predict``."""
-    return np.asarray(load_annotations(out).people.keypoints[..., :2])
+    return np.asarray(load_labels(out).people.keypoints[..., :2])
 
 
 def share_apart(found: Floats, expected: Floats) -> float:

@@ -17,9 +17,13 @@ import jsonargparse
 from posewarper import __version__, evaluation
 from posewarper.arguments import Parser
 from posewarper.data import sparsify as sparse
-from posewarper.data.annotations import load_coco, save_coco
-from posewarper.data.formats import LabelFormat, load_labels, load_track_names, save_labels
-from posewarper.data.posetrack import load_annotations, load_posetrack, save_posetrack
+from posewarper.data.annotations import save_coco
+from posewarper.data.formats import (
+    LabelFormat,
+    load_labels,
+    save_labels,
+)
+from posewarper.data.posetrack import save_posetrack
 from posewarper.data.synthetic import Difficulty, write_dataset
 from posewarper.data.tables import PoseDataset
 from posewarper.data.video import FrameSource, fill_sizes
@@ -34,7 +38,7 @@ def stats(annotations: Path, json: bool = False) -> dict[str, Any]:
         annotations: COCO-style file, or folder of official PoseTrack files.
         json: print JSON in place of a table.
     """
-    numbers = sparse.statistics(load_annotations(annotations)).as_dict()
+    numbers = sparse.statistics(load_labels(annotations)).as_dict()
     if json:
         print(json_text(numbers, indent=2))
         return numbers
@@ -64,7 +68,7 @@ def convert(
     What each format keeps: docs/formats.md.
 
     Args:
-        source: folder of official PoseTrack17 or PoseTrack18 files, or a file of labels.
+        source: folder of official PoseTrack17 or PoseTrack18 files, or file or folder of any tool.
         out: file to write, or, for the PoseTrack formats, folder of one file per video.
         to: format to write; by default what the name of ``out`` ends in, else coco.
         format: of ``source``, where its name and content do not tell.
@@ -74,13 +78,8 @@ def convert(
             PoseTrack17's files do not tell.
         renamed: PoseTrack17's frames have been renamed to eight digits, as the 2019 system wants.
     """
-    names = None
-    if source.is_dir():
-        dataset = load_posetrack(source, renamed=renamed)
-    else:
-        joints = None if skeleton is None else find_skeleton(skeleton)
-        dataset = load_labels(source, video=video, skeleton=joints, format=format)
-        names = load_track_names(source, format=format) or None
+    joints = None if skeleton is None else find_skeleton(skeleton)
+    dataset = load_labels(source, video=video, skeleton=joints, format=format, renamed=renamed)
     if images is not None:
         dataset = fill_sizes(dataset, FrameSource(images))
     if to is None and not out.suffix:
@@ -88,7 +87,7 @@ def convert(
     if to == "posetrack17" or to == "posetrack18":
         save_posetrack(dataset, out, to)
     else:
-        save_labels(dataset, out, format=to, track_names=names)
+        save_labels(dataset, out, format=to)
     print(f"{len(dataset.videos)} videos, {len(dataset.people)} people -> {out}")
     return dataset
 
@@ -123,7 +122,7 @@ def sparsify(
         raise ValueError("every, protocol, frames: expected frames or the others, got both")
     if all(option is None for option in (every, frames, videos, protocol)):
         raise ValueError("expected at least one of every, frames, videos and protocol")
-    dataset = load_annotations(annotations)
+    dataset = load_labels(annotations)
     if videos is not None:
         dataset = sparse.choose_videos(dataset, videos, seed)
     if protocol is not None:
@@ -228,7 +227,7 @@ def evaluate(
         result = evaluation.evaluate_oks(truth, predictions, skeleton=find_skeleton(skeleton))
     else:
         result = evaluation.compare_datasets(
-            load_coco(truth), load_coco(predictions), lengths=lengths, thresholds=thresholds
+            load_labels(truth), load_labels(predictions), lengths=lengths, thresholds=thresholds
         )
     print(result.table(per_joint).text())
     if out is not None:

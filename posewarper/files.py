@@ -38,7 +38,9 @@ def read_json(path: str | Path) -> Any:
     """
     try:
         return json.loads(Path(path).read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ValueError(f"{path}: no valid JSON: lists and objects nested too deep") from None
+    except ValueError as error:  # also text that is no Unicode, and numbers of 5000 digits
         raise ValueError(f"{path}: no valid JSON: {error}") from None
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from posewarper.data.annotations import save_coco
 from posewarper.data.dataset import Boxes
+from posewarper.data.formats import load_labels
 from posewarper.data.given_boxes import given_boxes, load_frames
-from posewarper.data.posetrack import load_annotations
 from posewarper.data.tables import Ints, PoseDataset
 from posewarper.data.tracks import CropBox, Leaving, Sources
 from posewarper.data.video import FrameSource, Missing
@@ -133,7 +133,7 @@ def propagate(
     predictor, dataset, source = _inputs(
         model, labels, images, method, missing, device, precision, flip_test, batch_size
     )
-    compared = None if truth is None else load_annotations(truth)
+    compared = None if truth is None else load_labels(truth)
     if compared is not None:
         there, here = ([video.name for video in d.videos] for d in (compared, dataset))
         if not {*there} & {*here}:
@@ -425,7 +425,7 @@ def _inputs(
             batch_size=batch_size,
         )
     skeleton = None if predictor is None else predictor.model.skeleton
-    dataset = load_annotations(labels, skeleton)
+    dataset = load_labels(labels, skeleton=skeleton)
     check_joints(dataset, predictor)  # files of PoseTrack are read with its own joints
     source = None if images is None else FrameSource(images, missing, dataset=dataset)
     return predictor, dataset, source

@@ -12,20 +12,38 @@ import math
 import posixpath
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from posewarper.data.tables import Floats, Frames, People, PoseDataset, Regions, Video, starts
+from posewarper.data.categories import choose_joints, read_categories
+from posewarper.data.coco_people import names_of_tracks, read_people
+from posewarper.data.entries import (
+    LARGEST_SIDE,
+    MOST_FRAMES,
+    check_frame_numbers,
+    check_values,
+    column,
+    id_key,
+    id_keys,
+    ids,
+    listing,
+    objects,
+    places,
+    shown,
+    text,
+    whole,
+    whole_column,
+)
+from posewarper.data.tables import Floats, Frames, PoseDataset, Regions, Video, starts
 from posewarper.files import read_json, write_json
-from posewarper.skeleton import POSETRACK, SKELETONS, Skeleton
+from posewarper.skeleton import Skeleton
 
 _NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\D*)", re.DOTALL)
-_NO_HEAD = [float("nan")] * 4
 
 
 def frame_of_file(file_name: str) -> tuple[str, str, int]:
@@ -52,11 +70,13 @@ def load_coco(
 ) -> PoseDataset:
     """Read a COCO-style file whose images are frames of videos.
 
+    Commands read what a user gives them through ``formats.load_labels``, which calls this.
+
     What may be absent, and what stands in for it: ``videos`` and ``frame_id``: the path of the
-    image (``frame_of_file``); ``nframes``: the last frame that the file lists; ``area``: that of
-    the box (the 2019 system demands it, PoseTrack18's own files lack it); ``is_labeled``: whether
-    somebody is annotated in the frame. Annotations without keypoints count as people with no
-    labelled joint. Other categories than the first are read if they have the same keypoints. Two
+    image (``frame_of_file``); ``nframes``: the last frame that the file lists; ``bbox``: (0, 0, 0,
+    0); ``area``: that of the box (the 2019 system demands it, PoseTrack18's own files lack it);
+    ``is_labeled``: whether somebody is annotated in the frame. Annotations without keypoints count
+    as people with no labelled joint. Several categories: ``categories``. Ids may be text. Two
     images of one file name are one frame (a warning says so): the 2019 files of pseudo-labels have
     such pairs; they also name frames outside the video, so give ``first_frame`` for them.
 
@@ -72,41 +92,49 @@ def load_coco(
         FileNotFoundError: there is no such file.
         ValueError: it is not of this kind; names the file and the id.
     """
-    collecting = gc.isenabled()
-    gc.disable()  # millions of lists, none of which is garbage before the end: a third of the time
-    try:
+    with without_collection():
         return from_coco(read_json(path), str(path), skeleton, first_frame)
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Read millions of lists, none of which is garbage before the end: it saves a third of the
+    time not to look for it.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()
 
 
 def from_coco(
-    data: Any, source: str, skeleton: Skeleton | None = None, first_frame: int | None = None
+    data: Any,
+    source: str,
+    skeleton: Skeleton | None = None,
+    first_frame: int | None = None,
+    *,
+    unnamed: Skeleton | None = None,
 ) -> PoseDataset:
-    """Content of a COCO-style file; see ``load_coco``. ``source`` is its name in messages."""
+    """Content of a COCO-style file; see ``load_coco``. ``source`` is its name in messages,
+    ``unnamed`` the joints of a file that names none.
+    """
     if not isinstance(data, dict) or not {"images", "annotations"} <= set(data):
         raise ValueError(f"{source}: expected an object with 'images' and 'annotations'")
-    category = (data.get("categories") or [{}])[0]
-    skeleton, order, in_file = _choose_skeleton(category, skeleton, source)
-    images = data["images"]
-    for image in images:
-        if "id" not in image or "file_name" not in image:
-            raise ValueError(f"{source}: image {image.get('id', image)} lacks 'id' or 'file_name'")
-    images, merged = _merge_images(images, source)
-    annotations = data["annotations"]
-    if category:  # others, of which one file may hold many, have other joints
-        same = [
-            entry["id"]
-            for entry in data["categories"]
-            if entry.get("keypoints") == category.get("keypoints")
-        ]
-        annotations = [a for a in annotations if a.get("category_id", same[0]) in same]
-    row_of = {image["id"]: row for row, image in enumerate(images)}
-    row_of.update({i: row_of[first] for i, first in merged.items()})
-    people = _read_people(annotations, row_of, in_file, source)
+    annotations = objects(data["annotations"], f"{source}: 'annotations'")
+    joints = choose_joints(read_categories(data, source), annotations, source, skeleton, unnamed)
+    if joints.kept is not None:
+        annotations = [annotations[row] for row in joints.kept]
+    images = _read_images(objects(data["images"], f"{source}: 'images'"), source)
+    image_keys = id_keys([image["id"] for image in images], places("image", images, "id", source))
+    images, image_keys, row_of = _merge_images(images, image_keys, source)
+    people, track_names = read_people(annotations, row_of, joints, source)
     people_in = np.bincount(people.frame, minlength=len(images)) > 0
-    videos, video, number = _read_videos(data, images, first_frame, source)
+    tabled = _with_videos(data, images, source)
+    videos, video, number = _read_videos({**data, "videos": tabled}, images, first_frame, source)
+    check_frame_numbers(number, [image["file_name"] for image in images], source)
     frames = Frames.make(
         videos,
         video,
@@ -115,100 +143,141 @@ def from_coco(
             [(image.get("width") or 0, image.get("height") or 0) for image in images], np.int64
         ).reshape(-1, 2),
         labelled=[
-            image.get("is_labeled", any_in)
+            bool(image.get("is_labeled", any_in))
             for image, any_in in zip(images, people_in.tolist(), strict=True)
         ],
-        image_id=[image["id"] for image in images],
-        frame_id=[image.get("frame_id", n) for image, n in zip(images, number, strict=True)],
+        image_id=ids(image_keys),
+        frame_id=[
+            n if image.get("frame_id") is None else image["frame_id"]
+            for image, n in zip(images, number, strict=True)
+        ],
         file_name=[image["file_name"] for image in images],
-        original_file_name=[image.get("original_file_name", "") for image in images],
+        original_file_name=[image.get("original_file_name") or "" for image in images],
         ignore=read_regions(images, source),
     )
-    if order != list(range(in_file)):
-        people = replace(
-            people,
-            keypoints=people.keypoints[:, order],
-            joint_scores=people.joint_scores[:, order],
-        )
-    return PoseDataset(skeleton, videos, frames, people, source)
+    names = names_of_tracks(data, source) | track_names
+    dataset = PoseDataset(joints.skeleton, videos, frames, people, source, names)
+    check_values(dataset)
+    return dataset
+
+
+#: Whole numbers of an image, if it has them, and the largest that they may be.
+_IMAGE_NUMBERS = {
+    "width": LARGEST_SIDE,
+    "height": LARGEST_SIDE,
+    "nframes": MOST_FRAMES,
+    "frame_number": MOST_FRAMES,
+    "frame_id": 2**62,
+}
+
+
+def _read_images(images: list[Mapping[str, Any]], source: str) -> list[Mapping[str, Any]]:
+    """The images, of which those keys are checked that are read; whole numbers are whole."""
+    for row, image in enumerate(images):
+        if "id" not in image or "file_name" not in image:
+            raise ValueError(
+                f"{source}: image {image.get('id', f'number {row}')} lacks 'id' or 'file_name'"
+            )
+        if type(image["file_name"]) is not str or not image["file_name"]:
+            text(image["file_name"], places("image", images, "file_name", source)(row))
+        if type(image.get("original_file_name") or "") is not str:
+            raise ValueError(f"{source}: image {image['id']}: 'original_file_name' is no text")
+    changed: dict[int, dict[str, Any]] = {}
+    for name, high in _IMAGE_NUMBERS.items():
+        rows = [row for row, image in enumerate(images) if image.get(name) is not None]
+        values = [images[row][name] for row in rows]
+        place = places("image", images, name, source)
+        found = whole_column(values, lambda i, rows=rows, place=place: place(rows[i]), 0, high)  # type: ignore[misc]
+        if found != values or any(type(value) is not int for value in values):
+            for row, value in zip(rows, found, strict=True):
+                changed.setdefault(row, {})[name] = value
+    return [
+        {**image, **changed[row]} if row in changed else image for row, image in enumerate(images)
+    ]
+
+
+def _with_videos(
+    data: Mapping[str, Any], images: list[Mapping[str, Any]], source: str
+) -> list[dict[str, Any]]:
+    """The table ``videos`` of a file that was written here, checked; none for other files."""
+    if not data.get("videos") or not all("video_id" in i and "frame_number" in i for i in images):
+        return []
+    table = []
+    for position, video in enumerate(objects(data["videos"], f"{source}: 'videos'")):
+        place = f"{source}: video {shown(video.get('name', position))}"
+        name = text(video.get("name"), f"{place}: 'name'")
+        found = {
+            "id": id_key(video.get("id"), f"{place}: 'id'"),
+            "name": name,
+            "nframes": whole(video.get("nframes"), f"{place}: 'nframes'", 0, MOST_FRAMES),
+            "first_frame": whole(video.get("first_frame", 0), f"{place}: 'first_frame'", 0, 2**31),
+            "pattern": video.get("pattern", "%06d.jpg"),
+            "path": text(video.get("path", name), f"{place}: 'path'"),
+        }
+        try:
+            Video(name, 1, 0, found["pattern"]).file_name(1)
+        except (TypeError, ValueError, AttributeError):
+            raise ValueError(
+                f"{place}: 'pattern': expected a name with one %d or %06d, got "
+                f"{shown(found['pattern'])}"
+            ) from None
+        table.append(found)
+    for row, image in enumerate(images):
+        if image["frame_number"] is None or type(image["video_id"]) is not int:
+            place = places("image", images, "video_id", source)(row)
+            whole(image["frame_number"], places("image", images, "frame_number", source)(row))
+            images[row] = {**image, "video_id": id_key(image["video_id"], place)}
+    return table
 
 
 def _merge_images(
-    images: list[dict[str, Any]], source: str
-) -> tuple[list[dict[str, Any]], dict[int, int]]:
-    """Images without those whose file came before, and for the latter the ids of the former."""
-    first: dict[str, int] = {}
-    merged: dict[int, int] = {}
-    for image in images:
-        kept = first.setdefault(image["file_name"], image["id"])
-        if kept != image["id"]:
-            merged[image["id"]] = kept
-    if not merged:
-        return images, {}
-    warnings.warn(
-        f"{source}: {len(merged)} images have the file name of an earlier one and are taken for it",
-        stacklevel=4,
-    )
-    return [image for image in images if first[image["file_name"]] == image["id"]], merged
+    images: list[Mapping[str, Any]], image_keys: list[Hashable], source: str
+) -> tuple[list[Mapping[str, Any]], list[Hashable], dict[Hashable, int]]:
+    """Images and their keys without those whose file came before, and the row of each key."""
+    first: dict[str, Hashable] = {}
+    merged: dict[Hashable, Hashable] = {}
+    for image, own in zip(images, image_keys, strict=True):
+        kept = first.setdefault(image["file_name"], own)
+        if kept != own:
+            merged[own] = kept
+    if merged:
+        warnings.warn(
+            f"{source}: {len(merged)} images have the file name of an earlier one and are taken "
+            "for it",
+            stacklevel=4,
+        )
+        rows = [
+            row
+            for row, (image, own) in enumerate(zip(images, image_keys, strict=True))
+            if first[image["file_name"]] == own
+        ]
+        images, image_keys = [images[row] for row in rows], [image_keys[row] for row in rows]
+    row_of = {own: row for row, own in enumerate(image_keys)}
+    row_of.update({own: row_of[kept] for own, kept in merged.items()})
+    return images, image_keys, row_of
 
 
 def read_regions(images: Sequence[Mapping[str, Any]], source: str) -> Regions:
     """``ignore_regions_x`` and ``_y`` of images, PoseTrack18's lists of polygons."""
-    all_x: list[list[float]] = []
-    all_y: list[list[float]] = []
+    all_x: list[Any] = []
+    all_y: list[Any] = []
     counts = []
     for image in images:
         xs, ys = image.get("ignore_regions_x") or [], image.get("ignore_regions_y") or []
+        place = f"{source}: ignore regions of image {image['id']}"
+        xs, ys = listing(xs, place), listing(ys, place)
         if xs and not isinstance(xs[0], list):  # one polygon, not in a list of its own
             xs, ys = [xs], [ys]
-        if [len(x) for x in xs] != [len(y) for y in ys]:
-            raise ValueError(f"{source}: ignore regions of image {image['id']}: x and y differ")
+        if [len(listing(x, place)) for x in xs] != [len(listing(y, place)) for y in ys]:
+            raise ValueError(f"{place}: x and y differ")
         all_x += xs
         all_y += ys
         counts.append(len(xs))
-    flat = [np.array(list(chain.from_iterable(part)), np.float64) for part in (all_x, all_y)]
+    flat = [
+        column(list(chain.from_iterable(part)), lambda _: f"{source}: ignore regions")
+        for part in (all_x, all_y)
+    ]
     return Regions(np.stack(flat, 1), starts([len(x) for x in all_x]), starts(counts))
-
-
-def _choose_skeleton(
-    category: Mapping[str, Any], wanted: Skeleton | None, source: str
-) -> tuple[Skeleton, list[int], int]:
-    """The skeleton, for each of its joints the slot in the file, and the number of slots."""
-    named = _read_skeleton(category, source)
-    if wanted is None:
-        wanted = named or POSETRACK
-    if named is None:
-        return wanted, list(range(len(wanted))), len(wanted)
-    missing = [joint for joint in wanted.joints if joint not in named.joints]
-    if missing:
-        raise ValueError(
-            f"{source}: skeleton {wanted.name!r} has joints {missing}, the file has "
-            f"{list(named.joints)}"
-        )
-    return wanted, [named.index(joint) for joint in wanted.joints], len(named)
-
-
-def _read_skeleton(category: Mapping[str, Any], source: str) -> Skeleton | None:
-    joints = tuple(category.get("keypoints") or ())
-    if not joints:
-        return None
-    extra = {"flip_pairs", "sigmas", "upper_body"} & set(category)
-    if not extra:
-        for known in SKELETONS.values():
-            if known.joints == joints:
-                return known
-    place = {joint: i for i, joint in enumerate(joints)}
-    sides = [(i, place.get("right" + j[4:], -1)) for j, i in place.items() if j[:4] == "left"]
-    skeleton = Skeleton(
-        str(category.get("skeleton_name") or category.get("name") or source),
-        joints,
-        tuple((a, b) for a, b in category.get("flip_pairs", [s for s in sides if s[1] >= 0])),
-        tuple((a - 1, b - 1) for a, b in category.get("skeleton") or ()),
-        tuple(category.get("sigmas") or ()),
-        tuple(category.get("upper_body") or ()),
-    )
-    known_one = SKELETONS.get(skeleton.name)
-    return known_one if known_one == skeleton else skeleton
 
 
 def _read_videos(
@@ -264,71 +333,6 @@ def _read_videos(
     )
     position_of = {key: i for i, key in enumerate(rows)}
     return videos, [position_of[key] for key in keys], numbers
-
-
-def _read_people(
-    annotations: Sequence[Mapping[str, Any]],
-    row_of: Mapping[int, int],
-    joints: int,
-    source: str,
-) -> People:
-    boxes, keypoints, heads = [], [], []
-    none = [0.0] * (3 * joints)
-    for annotation in annotations:
-        name = f"{source}: annotation {annotation.get('id', annotation)}"
-        for key, length in (("id", 0), ("image_id", 0), ("bbox", 4)):
-            if key not in annotation or (length and len(annotation[key]) != length):
-                raise ValueError(f"{name}: {key!r} is missing or has not {length} numbers")
-        if annotation["image_id"] not in row_of:
-            raise ValueError(f"{name} belongs to image {annotation['image_id']}, which is missing")
-        numbers = annotation.get("keypoints") or none
-        if len(numbers) != 3 * joints:
-            raise ValueError(
-                f"{name} has {len(numbers)} numbers in 'keypoints', expected 3 * {joints}"
-            )
-        boxes.append(annotation["bbox"])
-        keypoints.append(numbers)
-        heads.append(_head_box(annotation))
-    boxes_array = np.array(boxes, np.float64).reshape(-1, 4)
-    area = boxes_array[:, 2] * boxes_array[:, 3]
-    return People.make(
-        [row_of[a["image_id"]] for a in annotations],
-        np.array(keypoints, np.float64).reshape(-1, joints, 3),
-        boxes_array,
-        area=[a.get("area", own) for a, own in zip(annotations, area.tolist(), strict=True)],
-        head_box=heads,
-        track_id=[a.get("track_id", -1) for a in annotations],
-        annotation_id=[a["id"] for a in annotations],
-        crowd=[bool(a.get("iscrowd", 0)) for a in annotations],
-        joint_scores=_joint_scores(annotations, joints, source),
-        score=[np.nan if a.get("score") is None else a["score"] for a in annotations],
-    )
-
-
-def _joint_scores(annotations: Sequence[Mapping[str, Any]], joints: int, source: str) -> Floats:
-    """``scores`` [P, joints], the list that PoseTrack18 has (empty in its labels); null is NaN."""
-    scores = np.full((len(annotations), joints), np.nan)
-    for row, annotation in enumerate(annotations):
-        numbers = annotation.get("scores")
-        if not numbers:
-            continue
-        if len(numbers) != joints:
-            raise ValueError(
-                f"{source}: annotation {annotation['id']} has {len(numbers)} numbers in 'scores', "
-                f"expected {joints}"
-            )
-        scores[row] = [np.nan if number is None else number for number in numbers]
-    return scores
-
-
-def _head_box(annotation: Mapping[str, Any]) -> Sequence[float]:
-    """Corners from ``head_box`` (corners, 2019) or ``bbox_head`` (x, y, w, h, PoseTrack18)."""
-    if annotation.get("head_box"):
-        return annotation["head_box"]
-    if annotation.get("bbox_head"):
-        x, y, width, height = annotation["bbox_head"]
-        return [x, y, x + width, y + height]
-    return _NO_HEAD
 
 
 def save_coco(dataset: PoseDataset, path: str | Path) -> None:
@@ -411,7 +415,14 @@ def _as_coco(dataset: PoseDataset) -> dict[str, Any]:
         ],
         "annotations": list(_people_entries(dataset)),
         "categories": [category_of(dataset.skeleton)],
+        **({"tracks": _tracks(dataset)} if dataset.track_names else {}),
     }
+
+
+def _tracks(dataset: PoseDataset) -> list[dict[str, Any]]:
+    """Names of tracks, of those that somebody has."""
+    there = {*dataset.people.track_id.tolist()}
+    return [{"id": t, "name": name} for t, name in dataset.track_names.items() if t in there]
 
 
 def _people_entries(dataset: PoseDataset) -> Iterator[dict[str, Any]]:

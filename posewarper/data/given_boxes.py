@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from posewarper.data.annotations import from_coco
 from posewarper.data.dataset import Boxes, annotated_boxes, load_detections
-from posewarper.data.posetrack import load_annotations
+from posewarper.data.formats import load_labels
 from posewarper.data.tables import Ints, PoseDataset
 from posewarper.data.video import FrameSource, fill_sizes
-from posewarper.files import read_json
 from posewarper.skeleton import Skeleton
 
 
@@ -20,19 +18,14 @@ def load_frames(path: Path, skeleton: Skeleton) -> PoseDataset:
     they are; where it names none, with those of ``skeleton``.
 
     Args:
-        path: COCO-style file, or folder of official PoseTrack files.
+        path: file of any known format, or folder of official PoseTrack files.
         skeleton: of the model.
 
     Raises:
         ValueError: a file is damaged; names it.
         OSError: a file cannot be read.
     """
-    if path.is_dir():
-        return load_annotations(path)
-    data = read_json(path)
-    categories = data.get("categories") if isinstance(data, dict) else None
-    named = bool(categories and categories[0].get("keypoints"))
-    return from_coco(data, str(path), None if named else skeleton)
+    return load_labels(path, unnamed=skeleton, poses=False)
 
 
 def given_boxes(

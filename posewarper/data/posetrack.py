@@ -13,15 +13,25 @@ import numpy as np
 from posewarper.data.annotations import (
     frame_of_file,
     from_coco,
-    load_coco,
     plain,
     read_json,
     region_columns,
     write_json,
 )
-from posewarper.data.formats import load_labels
+from posewarper.data.entries import (
+    check_values,
+    column,
+    listing,
+    mapping,
+    number,
+    objects,
+    places,
+    shown,
+    text,
+    whole,
+)
 from posewarper.data.tables import Floats, Frames, Ints, People, PoseDataset, Regions, Video
-from posewarper.skeleton import POSETRACK, POSETRACK_EVAL, Skeleton
+from posewarper.skeleton import POSETRACK, POSETRACK_EVAL
 
 Format = Literal["posetrack17", "posetrack18"]
 
@@ -56,21 +66,26 @@ def load_posetrack(path: str | Path, *, renamed: bool = True) -> PoseDataset:
     path = Path(path)
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if not files:
-        raise FileNotFoundError(f"{path}: no JSON files in this folder")
+        raise FileNotFoundError(
+            f"{path}: no JSON files in this folder, as PoseTrack has them; nor is it a DeepLabCut "
+            "project (config.yaml) or a YOLO-pose data set (data.yaml)"
+        )
     parts, is_17 = [], False
     for file in files:
         data = read_json(file)
-        if isinstance(data, dict) and "annolist" in data:
+        if not isinstance(data, dict):
+            raise ValueError(f"{file}: expected an object, got {shown(data)}")
+        if "annolist" in data:
             parts.append(_read_17(data["annolist"], str(file), renamed))
             is_17 = True
-        elif isinstance(data, dict) and {"images", "annotations"} <= set(data):
+        elif {"images", "annotations"} <= set(data):
             parts.append(_read_18(data, str(file)))
         else:
             raise ValueError(
                 f"{file}: neither PoseTrack17 ('annolist') nor PoseTrack18 ('images' and "
                 "'annotations')"
             )
-    if is_17:  # its files have no ids
+    if is_17 or _same_ids(parts):  # files of 2017, and predictions, have no ids of a whole folder
         parts = [part.renumbered() for part in parts]
         parts = _unique_ids(parts)
     return PoseDataset.concatenate(parts, str(path))
@@ -111,6 +126,12 @@ def save_posetrack(dataset: PoseDataset, folder: str | Path, kind: Format) -> li
     return paths
 
 
+def _same_ids(parts: Sequence[PoseDataset]) -> bool:
+    images = np.concatenate([part.frames.image_id for part in parts])
+    people = np.concatenate([part.people.annotation_id for part in parts])
+    return len(np.unique(images)) < len(images) or len(np.unique(people)) < len(people)
+
+
 def _unique_ids(parts: Sequence[PoseDataset]) -> list[PoseDataset]:
     """Ids that go on from file to file."""
     shifted = []
@@ -132,9 +153,13 @@ def _unique_ids(parts: Sequence[PoseDataset]) -> list[PoseDataset]:
 
 def _read_18(data: dict[str, Any], source: str) -> PoseDataset:
     annotations = []
-    for annotation in data["annotations"]:
+    listed = objects(data["annotations"], f"{source}: 'annotations'")
+    for row, annotation in enumerate(listed):
         if not annotation.get("bbox"):
-            joints = np.array(annotation.get("keypoints") or [], np.float64).reshape(-1, 3)
+            place = places("annotation", listed, "keypoints", source)(row)
+            numbers = listing(annotation.get("keypoints") or [], place)
+            points = column(numbers, lambda _, place=place: place)  # type: ignore[misc]
+            joints = points[: len(points) // 3 * 3].reshape(-1, 3)
             box = _extent(joints[joints[:, 2] > 0, :2], 0.0, _BOX_GROWTH_18)
             annotation = {**annotation, "bbox": box.tolist()}
         annotations.append(annotation)
@@ -157,12 +182,17 @@ def _scalar(value: Any, default: Any = None) -> Any:
     return default if value is None else value
 
 
-def _read_17(annolist: Sequence[Mapping[str, Any]], source: str, renamed: bool) -> PoseDataset:
-    names = [
-        str(_scalar(_scalar(element.get("image"), {}).get("name"), "")) for element in annolist
-    ]
-    if not names or not all(names):
-        raise ValueError(f"{source}: element {len(names) and names.index('')} names no image")
+def _read_17(data: Any, source: str, renamed: bool) -> PoseDataset:
+    annolist = objects(data, f"{source}: 'annolist'")
+    names = []
+    for position, element in enumerate(annolist):
+        image = mapping(_scalar(element.get("image"), {}), f"{source}: element {position}: 'image'")
+        name = _scalar(image.get("name"), "")
+        if not name:
+            raise ValueError(f"{source}: element {position} names no image")
+        names.append(text(name, f"{source}: element {position}: name of the image"))
+    if not names:
+        raise ValueError(f"{source}: element 0 names no image")
     folders = {posixpath.dirname(name) for name in names}
     if len(folders) > 1:
         raise ValueError(f"{source}: expected one video, got frames in {sorted(folders)}")
@@ -171,18 +201,20 @@ def _read_17(annolist: Sequence[Mapping[str, Any]], source: str, renamed: bool) 
     numbers = [frame_of_file(n)[2] if digits else i for i, n in enumerate(names, start=1)]
     path = folder.removeprefix("images/") if renamed else folder
     count = max(len(names), *numbers)
-    video = Video(path, count, 1, "%08d.jpg", path)
+    video = Video(path or ".", count, 1, "%08d.jpg", path or ".")
     rows, keypoints, boxes, heads, tracks, scores, totals = [], [], [], [], [], [], []
     for row, element in enumerate(annolist):
-        for rect in element.get("annorect") or []:
-            joints, of_joints = _joints_17(rect, f"{source}: image {names[row]}")
+        place = f"{source}: image {names[row]}"
+        for rect in objects(element.get("annorect") or [], f"{place}: 'annorect'"):
+            joints, of_joints = _joints_17(rect, place)
             rows.append(row)
             keypoints.append(joints)
             boxes.append(_extent(joints[joints[:, 2] > 0, :2], 1.0, _BOX_GROWTH_17))
-            heads.append([float(_scalar(rect.get(k), np.nan)) for k in ("x1", "y1", "x2", "y2")])
-            tracks.append(int(_scalar(rect.get("track_id"), -1)))
+            heads.append([_number_17(rect, key, place, np.nan) for key in ("x1", "y1", "x2", "y2")])
+            track = _scalar(rect.get("track_id"), -1)
+            tracks.append(max(whole(track, f"{place}: 'track_id'", -(2**62), 2**62), -1))
             scores.append(of_joints)
-            totals.append(float(_scalar(rect.get("score"), np.nan)))
+            totals.append(_number_17(rect, "score", place, np.nan))
     frames = Frames.make(
         [video],
         np.zeros(len(names), np.int64),
@@ -192,12 +224,17 @@ def _read_17(annolist: Sequence[Mapping[str, Any]], source: str, renamed: bool) 
             for element in annolist
         ],
         frame_id=[
-            int(_scalar(element.get("imgnum"), number))
-            for element, number in zip(annolist, numbers, strict=True)
+            whole(_scalar(element.get("imgnum"), own), f"{source}: image {name}: 'imgnum'")
+            for element, own, name in zip(annolist, numbers, names, strict=True)
         ],
         file_name=None if renamed else names,
         original_file_name=names,
-        ignore=Regions.make([_regions_17(element) for element in annolist]),
+        ignore=Regions.make(
+            [
+                _regions_17(element, f"{source}: image {name}: 'ignore_regions'")
+                for element, name in zip(annolist, names, strict=True)
+            ]
+        ),
     )
     people = People.make(
         rows,
@@ -208,31 +245,48 @@ def _read_17(annolist: Sequence[Mapping[str, Any]], source: str, renamed: bool) 
         joint_scores=np.array(scores, np.float64).reshape(-1, len(POSETRACK)),
         score=totals,
     )
-    return PoseDataset(POSETRACK, (video,), frames, people, source)
+    dataset = PoseDataset(POSETRACK, (video,), frames, people, source)
+    check_values(dataset)
+    return dataset
+
+
+def _number_17(entry: Mapping[str, Any], key: str, place: str, default: Any = None) -> float:
+    """A number in a list of its own; ``default`` where there is none."""
+    value = _scalar(entry.get(key), default)
+    if isinstance(value, float) and np.isnan(value) and default is not None:
+        return float("nan")
+    return number(value, f"{place}: {key!r}")
 
 
 def _joints_17(rect: Mapping[str, Any], place: str) -> tuple[Floats, Floats]:
     """Keypoints [17, 3] and their scores [17], NaN where there is none."""
     joints, scores = np.zeros((len(POSETRACK), 3)), np.full(len(POSETRACK), np.nan)
-    points = _scalar(rect.get("annopoints"), {}).get("point") or []
-    for point in points:
-        joint = int(_scalar(point.get("id"), -1))
+    annotated = mapping(_scalar(rect.get("annopoints"), {}), f"{place}: 'annopoints'")
+    for point in objects(annotated.get("point") or [], f"{place}: 'point'"):
+        joint = whole(_scalar(point.get("id"), -1), f"{place}: 'id' of a point", -(2**31), 2**31)
         if not 0 <= joint < len(_SLOT_17):
             raise ValueError(f"{place}: joint id {joint}, expected 0..{len(_SLOT_17) - 1}")
-        visible = 2 if int(_scalar(point.get("is_visible"), 1)) else 1
-        joints[_SLOT_17[joint]] = _scalar(point["x"]), _scalar(point["y"]), visible
-        scores[_SLOT_17[joint]] = _scalar(point.get("score"), np.nan)
+        visible = 2 if _number_17(point, "is_visible", place, 1) else 1
+        x, y = _number_17(point, "x", place), _number_17(point, "y", place)
+        joints[_SLOT_17[joint]] = x, y, visible
+        scores[_SLOT_17[joint]] = _number_17(point, "score", place, np.nan)
     return joints, scores
 
 
-def _regions_17(element: Mapping[str, Any]) -> list[Floats]:
+def _regions_17(element: Mapping[str, Any], place: str) -> list[Floats]:
     regions = []
-    for region in element.get("ignore_regions") or []:
-        points = region.get("point") or []
-        xs = [x for point in points for x in np.atleast_1d(point["x"])]
-        ys = [y for point in points for y in np.atleast_1d(point["y"])]
-        regions.append(np.array((xs, ys), np.float64).T)
+    for region in objects(element.get("ignore_regions") or [], place):
+        points = objects(region.get("point") or [], f"{place}: 'point'")
+        xy = [[value for p in points for value in _listed(p.get(axis))] for axis in ("x", "y")]
+        both = [column(values, lambda _: place) for values in xy]
+        if len(both[0]) != len(both[1]):
+            raise ValueError(f"{place}: x and y differ in number")
+        regions.append(np.array(both, np.float64).T)
     return regions
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _as_18(
@@ -263,7 +317,6 @@ def _as_18(
             keypoints[:, 2] = keypoints[:, 2] > 0
             annotation = {
                 "keypoints": plain(keypoints.reshape(-1)),
-                "track_id": int(people.track_id[person]),
                 "image_id": image_id,
                 "bbox": plain(people.bbox[person]),
                 "scores": plain(np.nan_to_num(people.joint_scores[person]))
@@ -274,6 +327,8 @@ def _as_18(
                 "iscrowd": bool(people.crowd[person]),
                 "num_keypoints": int(keypoints[:, 2].sum()),
             }
+            if people.track_id[person] >= 0:  # -1 would be one track of many people to evaluators
+                annotation["track_id"] = int(people.track_id[person])
             head = people.head_box[person]
             if np.isfinite(head).all():
                 annotation["bbox_head"] = plain(np.concatenate([head[:2], head[2:] - head[:2]]))
@@ -336,20 +391,3 @@ def _as_17(dataset: PoseDataset, rows: Ints, people_of: Sequence[Ints]) -> dict[
             }
         )
     return {"annolist": elements}
-
-
-def load_annotations(path: str | Path, skeleton: Skeleton | None = None) -> PoseDataset:
-    """A folder of official PoseTrack17 or PoseTrack18 files, or one file of labels.
-
-    COCO-style files and those of other tools; see ``formats.load_labels``.
-
-    Raises:
-        FileNotFoundError: there is nothing there.
-        ValueError: it cannot be read as that; names file and id.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return load_posetrack(path)
-    if path.suffix == ".json":
-        return load_coco(path, skeleton)
-    return load_labels(path, skeleton=skeleton)

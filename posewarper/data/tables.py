@@ -6,9 +6,10 @@ position: ``people.frame`` is a row of ``frames``, ``frames.video`` a position i
 
 from __future__ import annotations
 
+import dataclasses
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -273,6 +274,7 @@ class PoseDataset:
 
     Attributes:
         source: the file or folder that it was read from, for messages.
+        track_names: names of tracks by their ids, where the file has names.
 
     Raises:
         ValueError: columns of different lengths, rows that refer to nothing, duplicate ids, a frame
@@ -284,6 +286,7 @@ class PoseDataset:
     frames: Frames
     people: People
     source: str = "annotations"
+    track_names: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         frames, people = self.frames, self.people

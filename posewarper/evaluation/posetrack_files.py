@@ -263,7 +263,7 @@ def _track(value: Any, where: str) -> int:
     track = _scalar(value, where, "track_id")
     if track != int(track):
         raise ValueError(f"{where}: track id {track} is not a whole number")
-    return int(track)
+    return int(track) if track >= 0 else NO_TRACK  # some tools write -1 for people without one
 
 
 def _duplicate(ids: Sequence[Any]) -> Any:

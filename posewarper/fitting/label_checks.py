@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,31 +32,16 @@ Picture = npt.NDArray[np.float32]
 
 
 def check_text(labels: Path, format: LabelFormat | None) -> None:
-    """Find what is lost or hard to place once a file is read: joints named twice in a table, and
-    coordinates in a COCO file that are no numbers.
+    """Find what is hard to place once a file is read: coordinates in a COCO file that are no
+    numbers.
 
     Raises:
         ValueError: names file, frame and joint.
     """
-    suffix = labels.suffix.lower()
-    if suffix == ".csv" and labels.is_file():
-        _check_columns(labels)
-    elif suffix == ".json" and format in (None, "coco") and labels.is_file():
+    if labels.suffix.lower() == ".json" and format in (None, "coco") and labels.is_file():
         content = read_json(labels)
         if isinstance(content, dict) and {"images", "annotations"} <= set(content):
             _check_numbers(labels, content)
-
-
-def _check_columns(labels: Path) -> None:
-    with open(labels, newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.reader(file)
-        header = [next(reader, [])]
-        while header[0][:1] == ["scorer"] and header[-1][:1] != ["coords"] and len(header) < 4:
-            header.append(next(reader, []))
-    columns = [column for column in zip(*header, strict=False) if any(column)]
-    twice = next((column for column in columns if columns.count(column) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{labels}: column {' '.join(twice)!r} is there twice")
 
 
 def _check_numbers(labels: Path, content: dict[str, Any]) -> None:

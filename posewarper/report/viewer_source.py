@@ -11,9 +11,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from posewarper.data.formats import load_labels, load_track_names
+from posewarper.data.formats import load_labels
 from posewarper.data.formats.attach import attach
-from posewarper.data.posetrack import load_posetrack
 from posewarper.data.tables import PoseDataset, Video
 from posewarper.data.video import VIDEO_SUFFIXES
 from posewarper.report.viewer_data import (
@@ -38,13 +37,13 @@ def load_videos(
         ValueError: a file that cannot be read, no video of this name, or other labels that have
             none of the videos or none of the joints.
     """
-    dataset = _chosen(_read(labels), name, "name")
+    dataset = _chosen(load_labels(labels), name, "name")
     if video is not None:
         dataset = attach(dataset, video)
-    tracks = {} if labels.is_dir() else load_track_names(labels)
+    tracks = dict(dataset.track_names)
     if compare is None:
         return dataset, None, tracks
-    other = _read(compare)
+    other = load_labels(compare)
     if video is not None:
         if len(other.videos) > 1:
             other = _chosen(other, dataset.videos[0].name if name is None else name, "compare")
@@ -55,10 +54,6 @@ def load_videos(
             f"{_listed(other)} and {_listed(dataset)}"
         )
     return dataset, with_joints_of(other, dataset), tracks
-
-
-def _read(labels: Path) -> PoseDataset:
-    return load_posetrack(labels) if labels.is_dir() else load_labels(labels)
 
 
 def _chosen(dataset: PoseDataset, name: str | None, argument: str) -> PoseDataset:

@@ -49,7 +49,7 @@ def load_boxes(path: Path, source: Source, model: PoseSpec, threshold: float) ->
     listed = path.suffix.lower() == ".json" and isinstance(content := read_json(path), list)
     if listed and content and isinstance(content[0], dict) and "bbox" in content[0]:
         return _detections(path, source, model, threshold)
-    dataset = load_labels(path)
+    dataset = load_labels(path, poses=False)
     dataset = attach(_only(dataset, source.video), source.path)
     people, frames = dataset.people, dataset.frames
     boxes, inside = clean_boxes(people.bbox, frames.size_wh[people.frame])

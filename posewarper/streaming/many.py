@@ -122,7 +122,7 @@ def check_places(
             raise ValueError(f"{name}: expected a folder, as there are many videos, got {path}")
     if box_file is not None and not box_file.is_dir() and len(videos) > 1:
         listed = box_file.suffix.lower() == ".json" and isinstance(read_json(box_file), list)
-        if listed or len(load_labels(box_file).videos) == 1:
+        if listed or len(load_labels(box_file, poses=False).videos) == 1:
             raise ValueError(
                 f"box_file: expected labels of several videos, or a folder with a file for each, "
                 f"called like its results, got {box_file}, which has those of one"

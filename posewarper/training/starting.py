@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from posewarper.data.dataset import SupportBox
+from posewarper.data.formats import load_labels
 from posewarper.data.people import Upright, usable_people
-from posewarper.data.posetrack import load_annotations
 from posewarper.data.tables import PoseDataset
 from posewarper.data.upright import reference_pose
 from posewarper.models import (
@@ -83,7 +83,7 @@ class _Init:
 
 
 def _annotations(path: Path, skeleton: Skeleton | None) -> PoseDataset:
-    dataset = load_annotations(path, skeleton)
+    dataset = load_labels(path, skeleton=skeleton)
     if skeleton is not None and dataset.skeleton.joints != skeleton.joints:
         raise ValueError(
             f"{path}: expected the joints of {skeleton.name!r}, {list(skeleton.joints)}, got "

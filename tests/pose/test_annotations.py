@@ -307,6 +307,7 @@ def test_loading_time(tmp_path):
     """100,000 people in 50,000 frames; the time of the process, as others may share the machine."""
     rng = np.random.default_rng(0)
     keypoints = rng.uniform(0, 700, (500, 51)).round(3)
+    keypoints[:, 2::3] = 2
     regions = [rng.integers(0, 999, 20).tolist()] * 2
     frame = image(0, "NAME", nframes=100, ignore_regions_x=regions, ignore_regions_y=regions)
     frame_text = json.dumps(frame).replace('"id": 0', '"id": %d').replace("NAME", "v/%06d/%06d.jpg")

@@ -191,7 +191,7 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     def interrupted(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load_annotations", interrupted)
+    monkeypatch.setattr(cli, "load_labels", interrupted)
     assert cli.main(["stats", "x.json"]) == 130
     assert capsys.readouterr().err == "posewarper: interrupted\n"
 

@@ -300,6 +300,13 @@ def test_sleap_reads_deeplabcut_labels_that_were_written_here(tmp_path):
 def test_folders_that_do_not_start_at_0(name, tmp_path):
     pytest.importorskip("sleap_io")
     data = one_animal(Video("a", 6, 5, "%04d.png"), [5, 7])
+    save_labels(data, tmp_path / name)  # of images that are not there, only the labelled ones
+    found = load_labels(tmp_path / name)
+    assert found.videos == (Video("a", 8, 0, "%04d.png"),)
+    np.testing.assert_array_equal(found.frames.number, [5, 7])
+    (tmp_path / "a").mkdir()
+    for number in range(5, 11):
+        (tmp_path / "a" / f"{number:04d}.png").touch()
     save_labels(data, tmp_path / name)
     found = load_labels(tmp_path / name)
     assert found.videos == data.videos
@@ -333,6 +340,23 @@ def test_hidden_nodes_of_nwb_are_not_labelled(tmp_path):
         file[name][0] = False
     points = load_labels(tmp_path / "a.nwb").people.keypoints
     np.testing.assert_array_equal(points[0, :, 2], [0, 2])
+
+
+def test_nwb_labels_that_are_not_flat(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    pytest.importorskip("pynwb")
+    save_labels(one_animal(Video("clip", 12, 0, "", "clip.mp4"), [2]), tmp_path / "a.nwb")
+    with h5py.File(tmp_path / "a.nwb", "a") as file:
+        group = file["processing/behavior/PoseTraining/training_frames/frame_0"]
+        animal = group["skeleton_instances/instance_0"]
+        del animal["node_locations"]
+        animal["node_locations"] = np.zeros((2, 3))
+    with pytest.raises(ValueError, match=r"a.nwb: .*instance_0: expected x and y of 2 joints"):
+        load_labels(tmp_path / "a.nwb")
+    with h5py.File(tmp_path / "a.nwb", "a") as file:
+        del file["processing/behavior/PoseTraining/source_videos/video_0/external_file"]
+    with pytest.raises(ValueError, match=r"a.nwb: cannot be read as an NWB file: .*external_file"):
+        load_labels(tmp_path / "a.nwb")
 
 
 def test_nwb_without_labels(tmp_path):

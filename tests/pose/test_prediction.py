@@ -15,7 +15,8 @@ from slow_prediction import assert_by_hand
 from posewarper import cli
 from posewarper.data.annotations import load_coco, save_coco
 from posewarper.data.dataset import Boxes, annotated_boxes, load_detections
-from posewarper.data.posetrack import load_annotations, save_posetrack
+from posewarper.data.formats import load_labels
+from posewarper.data.posetrack import save_posetrack
 from posewarper.data.sparsify import every_kth
 from posewarper.data.synthetic import write_dataset
 from posewarper.data.tables import Frames, People, PoseDataset, Video
@@ -408,7 +409,7 @@ def test_names_of_official_files(tmp_path):
     files[1].rename(files[1].with_name("2_relpath.json"))
     names = official_names(tmp_path / "truth")
     assert names == {"val/000001_mpii_test": "1_5sec", "val/000002_bonn_test": "2_relpath"}
-    loaded = load_annotations(tmp_path / "truth")  # without "images/", as in 2019
+    loaded = load_labels(tmp_path / "truth")  # without "images/", as in 2019
     written = write_predictions(loaded, tmp_path / "out", "posetrack17", names=names)
     assert [file.name for file in written] == ["1_5sec.json", "2_relpath.json"]
     with pytest.raises(ValueError, match="names: no file of video 'val/000002_bonn_test'"):
@@ -449,7 +450,7 @@ def test_real_sample(sample, tmp_path, source):
     count = 14 if boxes is None else sum(score >= 0.6 for score in scores)
     assert len(got.people) == count > 13
     assert cli.main(["evaluate", str(truth), str(tmp_path / "out")]) == 0
-    dataset = load_annotations(truth)
+    dataset = load_labels(truth)
     if boxes is None:
         chosen = annotated_boxes(dataset)
     else:

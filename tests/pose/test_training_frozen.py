@@ -12,7 +12,7 @@ import torch
 
 from posewarper.data.crops import Augmentation, normalise
 from posewarper.data.dataset import PoseSamples
-from posewarper.data.posetrack import load_annotations
+from posewarper.data.formats import load_labels
 from posewarper.data.video import FrameSource
 from posewarper.models import HRNet, load_model, save_model
 from posewarper.training import LoopConfig
@@ -118,7 +118,7 @@ def test_samples_without_crops(root):
     """All else is as with them, and no frame is read."""
     source = FrameSource(root)
     samples = PoseSamples(
-        load_annotations(root / LABELS), source, stage="warp", crop_wh=(64, 96),
+        load_labels(root / LABELS), source, stage="warp", crop_wh=(64, 96),
         augmentation=NONE, seed=4,
     )  # fmt: skip
     for index in (0, 5):
@@ -142,7 +142,7 @@ def test_augmentation_that_changes_nothing(root):
         assert not replace(NONE, **{name: 0.5}).changes_nothing
     assert not replace(NONE, key_damage_probability=0.5).changes_nothing
     assert not replace(NONE, rotation_factor=1.0, rotation_probability=0.5).changes_nothing
-    source, labels = FrameSource(root), load_annotations(root / LABELS)
+    source, labels = FrameSource(root), load_labels(root / LABELS)
     samples = PoseSamples(labels, source, crop_wh=(64, 96), augmentation=NONE)
     plain = PoseSamples(labels, source, crop_wh=(64, 96))
     for epoch in (0, 1):
@@ -202,7 +202,7 @@ def test_resumed_run_with_kept_heatmaps_is_the_same_bit_by_bit(
 def test_validation_is_kept_where_training_varies(root, pose, tmp_path, passes):
     loop = {"epochs": 3, "samples_per_epoch": 4, "batch_size": 4}
     run(root, tmp_path, "warp", pose, data=CACHED, loop=loop)
-    val = PoseSamples(load_annotations(root / LABELS.replace("train", "val")), FrameSource(root))
+    val = PoseSamples(load_labels(root / LABELS.replace("train", "val")), FrameSource(root))
     assert passes.count(8) == 3  # steps of four pairs each
     assert passes.count(16) == -(-len(val) // 4) == len(passes) - 3
 

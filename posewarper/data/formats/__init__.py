@@ -1,9 +1,7 @@
-"""Labels in the files of labelling tools: DeepLabCut, SLEAP, Label Studio, CVAT, NWB, COCO, CSV."""
+"""Labels and predictions in the files of other tools; docs/formats.md lists them."""
 
+from posewarper.data.formats.detection import FORMATS, LabelFormat, folder_format, format_to_write
 from posewarper.data.formats.labels import (
-    FORMATS,
-    LabelFormat,
-    format_to_write,
     load_labels,
     load_track_names,
     save_labels,
@@ -12,6 +10,7 @@ from posewarper.data.formats.labels import (
 __all__ = [
     "FORMATS",
     "LabelFormat",
+    "folder_format",
     "format_to_write",
     "load_labels",
     "load_track_names",

@@ -9,6 +9,7 @@ other positions from them. Where nobody is drawn the file does not say whether s
 from __future__ import annotations
 
 import re
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from posewarper.data.entries import LARGEST_SIDE, MOST_FRAMES, number, text, whole
 from posewarper.data.formats.attach import IMAGE_SUFFIXES
 from posewarper.data.formats.label_file import LabelFile, LabelledPerson, track_label
 from posewarper.data.tables import PoseDataset
@@ -39,7 +41,7 @@ def read_xml(path: Path) -> LabelFile:
     """
     try:
         root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # also encodings
         raise ValueError(f"{path}: no valid XML: {error}") from None
     if root.tag != "annotations":
         raise ValueError(f"{path}: expected CVAT's <annotations>, got <{root.tag}>")
@@ -53,9 +55,17 @@ def read_xml(path: Path) -> LabelFile:
     source = root.findtext(".//meta//source") or ""
     video = source if Path(source).suffix.lower() not in ("", *IMAGE_SUFFIXES) else ""
     stop = root.findtext(".//meta//stop_frame")
-    if video and stop and stop.isdecimal():
-        labels.frame_counts[video] = int(stop) + 1
+    if video and stop and stop.strip():
+        place = f"{path}: <stop_frame>"
+        labels.frame_counts[video] = whole(stop.strip(), place, 0, MOST_FRAMES) + 1
     if root.find("track") is not None:
+        if root.findtext(".//meta//mode") == "annotation":
+            warnings.warn(
+                f"{path}: a task of images, exported as a video: its frames are the images in "
+                "their order in the task, from 0, not frames of a video; export it as "
+                '"CVAT for images" to keep the names of the images',
+                stacklevel=4,
+            )
         tasks = {track.get("task_id") for track in root.findall("track")}
         if len(tasks) > 1:
             raise ValueError(
@@ -124,13 +134,14 @@ def _limbs(root: Element, joints: Sequence[str]) -> tuple[tuple[int, int], ...]:
 
 def _read_images(labels: LabelFile, root: Element, shapes: str, video: str) -> None:
     for image in root.findall("image"):
-        name = image.get("name") or ""
+        place = f"{labels.source}: image {image.get('id', '')}"
+        name = text(image.get("name"), f"{place}: 'name'")
         match = _VIDEO_FRAME.fullmatch(str(Path(name).with_suffix("")))
         if video and match:
-            frame = labels.new_frame(video, int(match[1]))
+            frame = labels.new_frame(video, whole(match[1], f"{place}: frame", 0, MOST_FRAMES))
         else:
             frame = labels.new_frame(name)
-        frame.size_wh = int(image.get("width") or 0), int(image.get("height") or 0)
+        frame.size_wh = _size(image.get("width"), image.get("height"), place)
         if shapes == "skeleton":
             for skeleton in image.findall("skeleton"):
                 track = next(
@@ -155,7 +166,8 @@ def _read_tracks(labels: LabelFile, root: Element, shapes: str, video: str) -> N
     singles: dict[tuple[int, str], list[Element]] = {}
     for track in root.findall("track"):
         for shape in track.findall(shapes):
-            number = int(shape.get("frame") or 0)
+            place = f"{labels.source}: track {track.get('id', '')}: 'frame'"
+            number = whole(shape.get("frame"), place, 0, MOST_FRAMES)
             points = shape.findall("points") if shapes == "skeleton" else [shape]
             if not any(e.get("keyframe", "1") == "1" for e in (shape, *points)):
                 continue
@@ -171,54 +183,59 @@ def _read_tracks(labels: LabelFile, root: Element, shapes: str, video: str) -> N
         person = _person(labels, points)
         if person is not None:
             labels.frame(video, number).people.append(person)
+    size_wh = _size(width, height, f"{labels.source}: <original_size>")
     for frame in labels.frames:
-        frame.size_wh = int(width or 0), int(height or 0)
+        frame.size_wh = size_wh
+
+
+def _size(width: str | int | None, height: str | int | None, place: str) -> tuple[int, int]:
+    """Width and height in pixels; 0 where they are not given."""
+    sides = [whole(side or 0, f"{place}: size", 0, LARGEST_SIDE) for side in (width, height)]
+    return sides[0], sides[1]
 
 
 def _person(labels: LabelFile, points: Sequence[Element]) -> LabelledPerson | None:
     """A person of points; None if all of them are outside."""
     array = np.zeros((len(labels.joints), 3))
     for point in points:
-        joint = labels.joints.index(point.get("label") or "")
+        label = point.get("label") or ""
+        if label not in labels.joints:
+            raise ValueError(f"{labels.source}: a point without a label, or of label {label!r}")
+        joint = labels.joints.index(label)
         if point.get("outside") == "1":
             continue
         if array[joint, 2]:
             raise ValueError(
                 f"{labels.source}: joint {labels.joints[joint]!r} of one person occurs twice"
             )
-        places = (point.get("points") or "").split(";")
-        try:
-            x, y = (float(number) for number in places[0].split(","))
-        except ValueError:
-            raise ValueError(
-                f"{labels.source}: joint {labels.joints[joint]!r}: expected 'x,y', got "
-                f"{point.get('points')!r}"
-            ) from None
+        x_y = (point.get("points") or "").split(";")[0].split(",")
+        place = f"{labels.source}: joint {labels.joints[joint]!r}"
+        if len(x_y) != 2:
+            raise ValueError(f"{place}: expected 'x,y', got {point.get('points')!r}")
+        x, y = (number(value, f"{place}: expected 'x,y'") for value in x_y)
         array[joint] = x, y, 1 if point.get("occluded") == "1" else 2
     return LabelledPerson(array) if array[:, 2].any() else None
 
 
 def with_cvat_attributes(data: Any) -> Any:
-    """Content of a COCO file, with what CVAT keeps in ``attributes`` where COCO files have it.
-
-    Tracks get their ids, shapes between key frames go, and the first category with key points
-    leads.
+    """Content of a COCO file, with what CVAT keeps in ``attributes`` where COCO files have it:
+    tracks get their ids, shapes between key frames go.
     """
-    if not isinstance(data, dict) or not isinstance(data.get("annotations"), list):
+    annotations = data.get("annotations") if isinstance(data, dict) else None
+    if not isinstance(annotations, list) or not any(_attributes(a) for a in annotations):
         return data
-    categories = data.get("categories")
-    if isinstance(categories, list):
-        categories = sorted(categories, key=lambda category: not category.get("keypoints"))
-    annotations = []
-    for annotation in data["annotations"]:
-        attributes = annotation.get("attributes") or {}
-        if not attributes.get("keyframe", True):
-            continue
-        if _TRACK in attributes and _TRACK not in annotation:
-            annotation = {**annotation, _TRACK: attributes[_TRACK]}
-        annotations.append(annotation)
-    changed = {**data, "annotations": annotations}
-    return {**changed, "categories": categories} if categories is not None else changed
+    changed = []
+    for annotation in annotations:
+        attributes = _attributes(annotation)
+        if attributes.get("keyframe", True):
+            track = {_TRACK: attributes[_TRACK]} if _TRACK in attributes else {}
+            changed.append({**track, **annotation} if track else annotation)
+    return {**data, "annotations": changed}
+
+
+def _attributes(annotation: Any) -> Mapping[str, Any]:
+    found = annotation.get("attributes") if isinstance(annotation, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def write_xml(dataset: PoseDataset, path: Path, names: Mapping[int, str]) -> None:
@@ -253,8 +270,8 @@ def _write_meta(root: Element, dataset: PoseDataset, as_video: bool) -> None:
     if as_video:
         texts |= {"size": str(video.frame_count), "start_frame": "0"}
         texts |= {"stop_frame": str(video.frame_count - 1), "source": video.path}
-    for name, text in texts.items():
-        ElementTree.SubElement(task, name).text = text
+    for name, content in texts.items():
+        ElementTree.SubElement(task, name).text = content
     if as_video and len(dataset.frames):
         size = ElementTree.SubElement(task, "original_size")
         for name, value in zip(("width", "height"), dataset.frames.size_wh.max(0), strict=True):
@@ -312,11 +329,11 @@ def _write_tracks(root: Element, dataset: PoseDataset) -> None:
         shape = {"id": str(track), "label": dataset.skeleton.name or _LABEL, "source": "manual"}
         element = ElementTree.SubElement(root, "track", shape)
         own = frames.number[people.frame[rows]]
-        for row, number in zip(rows.tolist(), own.tolist(), strict=True):
-            place = {"frame": str(number), "keyframe": "1", "z_order": "0"}
+        for row, at in zip(rows.tolist(), own.tolist(), strict=True):
+            place = {"frame": str(at), "keyframe": "1", "z_order": "0"}
             skeleton = ElementTree.SubElement(element, "skeleton", place)
             _write_points(skeleton, dataset, row, keyframe="1")
-            later = known[known > number]
+            later = known[known > at]
             if len(later) and later[0] not in own:
                 place = {**place, "frame": str(later[0])}
                 end = ElementTree.SubElement(element, "skeleton", place)

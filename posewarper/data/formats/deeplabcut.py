@@ -14,12 +14,16 @@ from __future__ import annotations
 import csv
 import math
 import posixpath
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from posewarper.data.entries import MOST_FRAMES, whole
+from posewarper.data.formats.cells import cell_number, read_rows
 from posewarper.data.formats.label_file import (
     LabelFile,
     LabelledPerson,
@@ -32,6 +36,9 @@ from posewarper.files import whole_file
 
 LEVELS = ("scorer", "individuals", "bodyparts", "coords")
 _SCORER = "posewarper"
+_FRAME = re.compile(r"[0-9]+(\.0*)?")
+#: What the ensemble Kalman smoother (EKS) of Lightning Pose adds: medians and variances.
+_OF_ENSEMBLES = re.compile(r"[xy]_(ens|posterior)_\w+")
 
 
 @dataclass(eq=False)
@@ -57,33 +64,39 @@ def read_csv(path: Path) -> LabelFile:
     Raises:
         ValueError: it is no such table; names the row.
     """
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if any(row)]
-    levels = [row[0].strip().lower() for row in rows[:4]]
+    rows = read_rows(path)
+    levels = [cells[0].lower() for _, cells in rows[:4]]
     depth = levels.index("coords") + 1 if "coords" in levels else 0
     if tuple(levels[:depth]) not in (LEVELS, (LEVELS[0], *LEVELS[2:])):
         raise ValueError(
             f"{path}: no table of DeepLabCut: expected rows 'scorer', 'bodyparts' and 'coords' "
             f"at the top, with several animals also 'individuals', got {levels}"
         )
-    width = len(rows[0])
+    width = len(rows[0].cells)
+    for line, cells in rows:
+        if len(cells) != width:
+            raise ValueError(f"{path}: row {line}: expected {width} cells, got {len(cells)}")
+    header = [cells for _, cells in rows[:depth]]
     # The image's path may be spread over three columns, which have no name.
-    start = next((i for i in range(1, width) if rows[depth - 1][i].strip()), width)
+    start = next((i for i in range(1, width) if header[-1][i]), width)
+    kept = [i for i in range(start, width) if not _is_note([names[i] for names in header])]
     index: list[int | tuple[str, ...]] = []
-    values = np.full((len(rows) - depth, width - start), np.nan)
-    for number, row in enumerate(rows[depth:]):
-        place = f"{path}: row {number + depth + 1}"
-        if len(row) != width:
-            raise ValueError(f"{place}: expected {width} cells, got {len(row)}")
-        parts = tuple(cell.strip() for cell in row[:start])
-        index.append(int(parts[0]) if start == 1 and parts[0].isdecimal() else parts)
-        for column, cell in enumerate(row[start:]):
-            try:
-                values[number, column] = float(cell) if cell.strip() else np.nan
-            except ValueError:
-                raise ValueError(f"{place}: expected a number, got {cell!r}") from None
-    columns = list(zip(*(row[start:] for row in rows[:depth]), strict=True))
+    values = np.full((len(rows) - depth, len(kept)), np.nan)
+    for number, (line, cells) in enumerate(rows[depth:]):
+        place = f"{path}: row {line}"
+        parts = tuple(cells[:start])
+        if start == 1 and _FRAME.fullmatch(parts[0]):
+            index.append(whole(parts[0], f"{place}: frame", 0, MOST_FRAMES))
+        else:
+            index.append(parts)
+        values[number] = [cell_number(cells[i], place) for i in kept]
+    columns = [tuple(names[i] for names in header) for i in kept]
     return from_table(Table(tuple(levels[:depth]), columns, index, values), path)
+
+
+def _is_note(names: Sequence[str]) -> bool:
+    """Whether a column has a name but no coordinate, like "set" in files of Lightning Pose."""
+    return all(not name or name.startswith("Unnamed") for name in names[1:])
 
 
 def from_table(table: Table, path: Path) -> LabelFile:
@@ -100,10 +113,15 @@ def from_table(table: Table, path: Path) -> LabelFile:
         if has_individuals
         else ("",)
     )
+    twice = next((column for column, count in Counter(table.columns).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"{path}: column {' '.join(twice)!r} is there twice")
     coordinates = np.full((len(table.index), len(individuals), len(joints), 3), np.nan)
     kinds = ("x", "y", "likelihood")
     for place, column in enumerate(table.columns):
         coord = column[level["coords"]]
+        if _OF_ENSEMBLES.fullmatch(coord):
+            continue
         if coord not in kinds:
             raise ValueError(f"{path}: column {column}: expected x, y or likelihood, got {coord!r}")
         who = individuals.index(column[level["individuals"]]) if has_individuals else 0

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from posewarper.data.annotations import frame_of_file
+from posewarper.data.entries import check_frame_numbers, check_values, ids_of_tracks
 from posewarper.data.tables import Floats, Frames, People, PoseDataset, Video
 from posewarper.skeleton import SKELETONS, Skeleton
 
@@ -22,7 +23,6 @@ from posewarper.skeleton import SKELETONS, Skeleton
 BOX_GROWTH = 1.25
 
 _NO_SIZE = (0, 0)
-_ID_IN_NAME = re.compile(r"(?:track_)?(0|[1-9]\d*)")
 
 
 @dataclass(eq=False)
@@ -117,20 +117,11 @@ class LabelFile:
 
     @property
     def track_names(self) -> dict[int, str]:
-        """Name of each track by the id that it has in the data set.
-
-        Names that are numbers, or ``track_`` and a number, keep these as ids; if not all are, ids
-        are positions in the file.
-        """
+        """Name of each track by the id that it has in the data set; see ``ids_of_tracks``."""
         names = list(self.tracks)
         for frame in self._frames.values():
             names += [person.track for person in frame.people if person.track is not None]
-        names = list(dict.fromkeys(names))
-        matches = [_ID_IN_NAME.fullmatch(name) for name in names]
-        numbers = [int(match[1]) for match in matches if match]
-        if len(set(numbers)) == len(names):
-            return dict(zip(numbers, names, strict=True))
-        return dict(enumerate(names))
+        return ids_of_tracks(names)
 
     def dataset(self, skeleton: Skeleton | None = None) -> PoseDataset:
         """Tables of all this; frames sorted by video and number, videos in order of appearance.
@@ -146,13 +137,15 @@ class LabelFile:
         videos, places = self._videos()
         listed = sorted(self._frames.values(), key=lambda frame: places[id(frame)])
         row_of = {id(frame): row for row, frame in enumerate(listed)}
+        numbers = [places[id(frame)][1] for frame in listed]
+        check_frame_numbers(numbers, [frame.path for frame in listed], self.source)
         irregular = [
             None if frame.number is not None else frame.path for frame in listed
         ]  # a video file has no names of its own
         frames = Frames.make(
             videos,
             [places[id(frame)][0] for frame in listed],
-            [places[id(frame)][1] for frame in listed],
+            numbers,
             size_wh=np.array([frame.size_wh for frame in listed], np.int64).reshape(-1, 2),
             labelled=[frame.labelled or bool(frame.people) for frame in listed],
         )
@@ -178,8 +171,9 @@ class LabelFile:
             joint_scores=np.array(scores, np.float64).reshape(count, joints)[:, order],
             score=[person.score for _, person in people_of],
         )
-        dataset = PoseDataset(skeleton, videos, frames, people, self.source)
-        check_tracks(dataset, self.track_names)
+        dataset = PoseDataset(skeleton, videos, frames, people, self.source, self.track_names)
+        check_values(dataset)
+        check_tracks(dataset)
         return dataset
 
     def _skeleton(self, wanted: Skeleton | None) -> tuple[Skeleton, list[int]]:
@@ -190,6 +184,9 @@ class LabelFile:
                     return known, list(range(len(known)))
             name = self.skeleton_name or self.source
             flips = self.flip_pairs or pairs_by_name(self.joints)
+            if len(set(self.joints)) != len(self.joints):
+                twice = next(j for j in self.joints if self.joints.count(j) > 1)
+                raise ValueError(f"{self.source}: joint {twice!r} is there twice")
             wanted = Skeleton(name, self.joints, flips, self.limbs)
         missing = [joint for joint in wanted.joints if joint not in self.joints]
         if missing:
@@ -287,17 +284,19 @@ def pairs_by_name(joints: Sequence[str]) -> tuple[tuple[int, int], ...]:
     return tuple(dict.fromkeys(pairs))
 
 
-def check_tracks(dataset: PoseDataset, names: dict[int, str]) -> None:
+def check_tracks(dataset: PoseDataset) -> None:
     """Raise ValueError where a track has two people in one frame."""
     people, frames = dataset.people, dataset.frames
-    seen = set()
-    for frame, track in zip(people.frame.tolist(), people.track_id.tolist(), strict=True):
-        if track >= 0 and (frame, track) in seen:
-            raise ValueError(
-                f"{dataset.source}: track {names.get(track, track)!r} occurs twice in frame "
-                f"{frames.number[frame]} of video {dataset.videos[frames.video[frame]].name!r}"
-            )
-        seen.add((frame, track))
+    rows = np.flatnonzero(people.track_id >= 0)
+    rows = rows[np.lexsort((people.track_id[rows], people.frame[rows]))]
+    frame, track = people.frame[rows], people.track_id[rows]
+    same = np.flatnonzero((frame[1:] == frame[:-1]) & (track[1:] == track[:-1]))
+    if len(same):
+        first, own = frame[same[0]], int(track[same[0]])
+        raise ValueError(
+            f"{dataset.source}: track {dataset.track_names.get(own, own)!r} occurs twice in frame "
+            f"{frames.number[first]} of video {dataset.videos[frames.video[first]].name!r}"
+        )
 
 
 def warn_outside(dataset: PoseDataset) -> None:

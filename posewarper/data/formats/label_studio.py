@@ -12,13 +12,26 @@ from __future__ import annotations
 import posixpath
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
+from posewarper.data.entries import (
+    LARGEST_SIDE,
+    MOST_FRAMES,
+    listing,
+    mapping,
+    number,
+    objects,
+    shown,
+    text,
+    whole,
+)
 from posewarper.data.formats.attach import IMAGE_SUFFIXES
 from posewarper.data.formats.label_file import (
     LabelFile,
@@ -37,7 +50,8 @@ _TRACK = "track: "
 def read_json_tasks(path: Path) -> LabelFile:
     """Labels from an export in Label Studio's format "JSON" (not "JSON-MIN").
 
-    Of several annotations of a task the first that was not cancelled counts (a warning says so).
+    Of several annotations of a task the first that was not cancelled counts (a warning says so);
+    where there is none, the first prediction, whose people have its score.
     Joints are in the order of their first use, or as a file that was written here lists them.
 
     Raises:
@@ -46,65 +60,151 @@ def read_json_tasks(path: Path) -> LabelFile:
     tasks = read_json(path)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise ValueError(f"{path}: expected a list of tasks, as Label Studio exports them")
-    results = [_results(task, f"{path}: task {_id(task, i)}") for i, task in enumerate(tasks)]
+    names = [f"{path}: task {shown(task.get('id', i))}" for i, task in enumerate(tasks)]
+    found = [_results(task, place) for task, place in zip(tasks, names, strict=True)]
     joints: dict[str, None] = {}
-    for task in tasks:
-        joints.update(dict.fromkeys((task.get("meta") or {}).get("joints") or ()))
-    for found in results:
-        points = _of_type(found or [], "keypointlabels")
-        joints.update(dict.fromkeys(name for p in points.values() if (name := _label(p))))
+    for task, place in zip(tasks, names, strict=True):
+        listed = _object(task, "meta", place).get("joints") or []
+        where = f"{place}: 'joints'"
+        joints.update(dict.fromkeys(text(joint, where) for joint in listing(listed, where)))
+    for results, place in zip(found, names, strict=True):
+        points = _of_type(results.entries, "keypointlabels")
+        joints.update(dict.fromkeys(n for p in points.values() if (n := _label(p, place))))
     if not joints:
         raise ValueError(f"{path}: no key points (keypointlabels) in {len(tasks)} tasks")
     labels = LabelFile(str(path), tuple(joints))
-    for i, (task, found) in enumerate(zip(tasks, results, strict=True)):
-        place = f"{path}: task {_id(task, i)}"
-        frame = _frame(labels, task, place)
-        frame.labelled = found is not None
-        _read_people(labels, frame, found or [], place)
+    paths = _image_paths(tasks, names)
+    ordered = []
+    for task, results, image, place in zip(tasks, found, paths, names, strict=True):
+        frame = _frame(labels, task, image, place)
+        frame.labelled = results.labelled
+        if _read_people(labels, frame, results, place):
+            ordered.append(place)
+    if ordered:
+        warnings.warn(
+            f"{ordered[0]} and {len(ordered) - 1} more have key points of several people without "
+            "rectangles, told apart by their order (a joint that comes again begins the next "
+            "person): draw a rectangle around each and tie its key points to it to be sure",
+            stacklevel=4,
+        )
+    without = sum(results.labelled and results.score is not None for results in found)
+    if without:
+        warnings.warn(
+            f"{path}: {without} tasks have predictions but no annotations: their people are read "
+            "as predicted, not as labelled by hand",
+            stacklevel=4,
+        )
     return labels
 
 
-def _id(task: Mapping[str, Any], position: int) -> Any:
-    return task.get("id", position)
+@dataclass(frozen=True)
+class _Results:
+    """What was drawn in a task.
+
+    Attributes:
+        labelled: whether there is an annotation or a prediction.
+        entries: shapes and relations.
+        score: of the prediction, 1 if it has none; None for annotations.
+    """
+
+    labelled: bool
+    entries: list[Mapping[str, Any]]
+    score: float | None = None
 
 
-def _results(task: Mapping[str, Any], place: str) -> list[dict[str, Any]] | None:
+def _object(entry: Mapping[str, Any], key: str, place: str) -> Mapping[str, Any]:
+    """A part of an entry; empty where it is missing."""
+    return mapping(entry.get(key) or {}, f"{place}: {key!r}")
+
+
+def _results(task: Mapping[str, Any], place: str) -> _Results:
     annotations = task.get("annotations", task.get("completions"))
     if not isinstance(annotations, list):
         raise ValueError(f"{place}: 'annotations' is missing: expected Label Studio's format JSON")
     kept = [a for a in annotations if isinstance(a, dict) and not a.get("was_cancelled")]
     if len(kept) > 1:
         warnings.warn(f"{place} has {len(kept)} annotations; the first is read", stacklevel=4)
-    return list(kept[0].get("result") or []) if kept else None
+    score = None
+    if not kept:
+        predictions = task.get("predictions") or []
+        kept = [p for p in listing(predictions, f"{place}: 'predictions'") if isinstance(p, dict)]
+        if not kept or not any(p.get("result") for p in kept):
+            return _Results(False, [])
+        given = kept[0].get("score")
+        score = 1.0 if given is None else number(given, f"{place}: 'score'")
+    return _Results(True, objects(kept[0].get("result") or [], f"{place}: 'result'"), score)
 
 
 def _of_type(results: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Mapping[str, Any]]:
     return {str(r.get("id", i)): r for i, r in enumerate(results) if r.get("type") == kind}
 
 
-def _label(point: Mapping[str, Any]) -> str:
-    names = point.get("value", {}).get("keypointlabels") or [""]
-    return str(names[0])
+def _label(point: Mapping[str, Any], place: str) -> str:
+    names = _object(point, "value", place).get("keypointlabels") or [""]
+    return str(listing(names, f"{place}: 'keypointlabels'")[0])
 
 
-def _frame(labels: LabelFile, task: Mapping[str, Any], place: str) -> LabelledFrame:
-    video = (task.get("meta") or {}).get("video") or {}
+def _frame(
+    labels: LabelFile, task: Mapping[str, Any], image: str | None, place: str
+) -> LabelledFrame:
+    video = _object(_object(task, "meta", place), "video", place)
     name = video.get("filename")
-    shape = list(video.get("shape") or [])
-    count, height, width, *_ = [*shape, 0, 0, 0]
-    if isinstance(name, list):
-        frame = labels.new_frame(str(name[int(video["frame_idx"])]))
-    elif name and Path(name).suffix.lower() not in IMAGE_SUFFIXES:
-        labels.frame_counts[str(name)] = int(count)
-        frame = labels.new_frame(str(name), int(video["frame_idx"]))
+    shape = list(listing(video.get("shape") or [], f"{place}: 'shape'"))
+    sides = [
+        whole(value or 0, f"{place}: 'shape'", 0, high)
+        for value, high in zip(
+            [*shape, 0, 0, 0][:3], (MOST_FRAMES, LARGEST_SIDE, LARGEST_SIDE), strict=True
+        )
+    ]
+    if image is not None:
+        frame = labels.new_frame(image)
     else:
-        frame = labels.new_frame(_image(task, name, place))
-    frame.size_wh = int(width), int(height)
+        index = whole(video.get("frame_idx"), f"{place}: 'frame_idx'", 0, MOST_FRAMES)
+        if isinstance(name, list):
+            if index >= len(name):
+                raise ValueError(f"{place}: 'frame_idx' {index}, but {len(name)} images")
+            frame = labels.new_frame(text(name[index], f"{place}: 'filename'"))
+        else:
+            labels.frame_counts[str(name)] = sides[0]
+            frame = labels.new_frame(str(name), index)
+    frame.size_wh = sides[2], sides[1]
     return frame
 
 
-def _image(task: Mapping[str, Any], name: str | None, place: str) -> str:
-    data = task.get("data") or {}
+def _image_paths(tasks: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str | None]:
+    """Path of the image of each task; None for a frame of a video.
+
+    What Label Studio puts before the name of an uploaded file goes, unless names would then be
+    the same: images of several videos, which only that tells apart.
+    """
+    urls: list[str | None] = []
+    for task, place in zip(tasks, names, strict=True):
+        name = _object(_object(task, "meta", place), "video", place).get("filename")
+        of_video = isinstance(name, list) or (
+            name and Path(str(name)).suffix.lower() not in IMAGE_SUFFIXES
+        )
+        urls.append(None if of_video else _image(task, name, place))
+    paths = [None if url is None else image_path(url) for url in urls]
+    counts = Counter(paths)
+    different = {url for url in urls if url is not None and counts[image_path(url)] > 1}
+    twice = {image_path(url) for url in different}
+    if len(twice) == len(different):
+        return paths  # the same images twice, or none
+    warnings.warn(
+        f"{names[0].rpartition(': task')[0]}: {len(different)} uploaded images share "
+        f"{len(twice)} names, such as {min(twice)!r}: they keep what Label Studio put before these",
+        stacklevel=5,
+    )
+    return [
+        path
+        if url is None or path not in twice
+        else posixpath.basename(unquote(urlsplit(url).path))
+        for url, path in zip(urls, paths, strict=True)
+    ]
+
+
+def _image(task: Mapping[str, Any], name: Any, place: str) -> str:
+    data = _object(task, "data", place)
     urls = [value for key, value in data.items() if key == "image" and isinstance(value, str)]
     urls += [
         value
@@ -112,9 +212,10 @@ def _image(task: Mapping[str, Any], name: str | None, place: str) -> str:
         if isinstance(value, str) and Path(image_path(value)).suffix.lower() in IMAGE_SUFFIXES
     ]
     urls += [str(name)] if name else []
+    urls = [url for url in urls if image_path(url)]
     if not urls:
-        raise ValueError(f"{place}: 'data' names no image, got {data}")
-    return image_path(urls[0])
+        raise ValueError(f"{place}: 'data' names no image, got {shown(dict(data))}")
+    return urls[0]
 
 
 def image_path(url: str) -> str:
@@ -132,54 +233,103 @@ def image_path(url: str) -> str:
     return path.lstrip("/") if parts.scheme else path
 
 
-def _read_people(
-    labels: LabelFile, frame: LabelledFrame, results: Sequence[Mapping[str, Any]], place: str
-) -> None:
-    points, boxes = _of_type(results, "keypointlabels"), _of_type(results, "rectanglelabels")
-    owner = {key: str(p["parentID"]) for key, p in points.items() if p.get("parentID") in boxes}
-    for result in results:
-        if result.get("type") == "relation":
-            ends = str(result.get("from_id")), str(result.get("to_id"))
+def _read_people(labels: LabelFile, frame: LabelledFrame, results: _Results, place: str) -> bool:
+    """Add the people of a task; returns whether only the order of key points tells them apart."""
+    entries = results.entries
+    points, boxes = _of_type(entries, "keypointlabels"), _of_type(entries, "rectanglelabels")
+    parents = {key: str(point.get("parentID") or "") for key, point in points.items()}
+    owner = {key: parent for key, parent in parents.items() if parent in boxes}
+    for entry in entries:
+        if entry.get("type") == "relation":
+            ends = str(entry.get("from_id")), str(entry.get("to_id"))
             for one, other in (ends, ends[::-1]):
                 if one in points and other in boxes:
                     owner[one] = other
     for shape in (*points.values(), *boxes.values()):
-        width, height = shape.get("original_width"), shape.get("original_height")
-        if not width or not height:
-            raise ValueError(f"{place}: 'original_width' and 'original_height' are missing")
         if shape.get("image_rotation"):
             raise ValueError(f"{place}: labels of a rotated image cannot be read")
-        frame.size_wh = int(width), int(height)
+        if not shape.get("original_width") or not shape.get("original_height"):
+            raise ValueError(f"{place}: 'original_width' and 'original_height' are missing")
+        width, height = (
+            whole(shape[key], f"{place}: {key!r}", 1, LARGEST_SIDE)
+            for key in ("original_width", "original_height")
+        )
+        frame.size_wh = width, height
     unit = np.array(frame.size_wh) / 100
-    groups: list[str | None] = [*boxes, None]
-    for group in groups:
+    groups: list[tuple[str | None, list[str]]] = [
+        (box, [key for key in points if owner.get(key) == box]) for box in boxes
+    ]
+    ordered = _without_box(points, owner, place)
+    groups += [(None, group) for group in ordered]
+    for box, keys in groups:
         places = np.full((len(labels.joints), 2), np.nan)
-        for point_key, point in points.items():
-            if owner.get(point_key) != group or not _label(point):
+        scores = np.full(len(labels.joints), np.nan)
+        for key in keys:
+            name = _label(points[key], place)
+            if not name:
                 continue
-            joint = labels.joints.index(_label(point))
+            joint = labels.joints.index(name)
             if np.isfinite(places[joint]).any():
-                raise ValueError(f"{place}: joint {_label(point)!r} of one person occurs twice")
-            places[joint] = np.array([point["value"]["x"], point["value"]["y"]]) * unit
+                raise ValueError(f"{place}: joint {name!r} of one person occurs twice")
+            value = _object(points[key], "value", place)
+            where = f"{place}: joint {name!r}"
+            places[joint] = [number(value.get(axis), f"{where}: {axis!r}") for axis in "xy"] * unit
+            own = points[key].get("score")
+            scores[joint] = results.score if own is None else number(own, f"{where}: 'score'")
         if np.isfinite(places).any():
-            box = None if group is None else _box(boxes[group], frame.size_wh)
-            track = None if group is None else _track(boxes[group])
-            frame.people.append(LabelledPerson(points_of(places), track, box=box))
+            around = None if box is None else _box(boxes[box], frame.size_wh, place)
+            track = None if box is None else _track(boxes[box], place)
+            frame.people.append(
+                LabelledPerson(
+                    points_of(places),
+                    track,
+                    None if results.score is None else scores,
+                    np.nan if results.score is None else results.score,
+                    around,
+                )
+            )
+    return len(ordered) > 1
 
 
-def _box(result: Mapping[str, Any], size_wh: tuple[int, int]) -> Any:
+def _without_box(
+    points: Mapping[str, Mapping[str, Any]], owner: Mapping[str, str], place: str
+) -> list[list[str]]:
+    """Key points that belong to no rectangle, by person: one, or several where joints come again.
+
+    They are in the order in which they were drawn, animal by animal: a joint that came before
+    begins the next. That is a guess where joints are missing, so it needs at least two of each.
+    """
+    people: list[list[str]] = [[]]
+    seen: set[str] = set()
+    for key in points:
+        if key in owner or not (name := _label(points[key], place)):
+            continue
+        if name in seen:
+            people.append([])
+            seen.clear()
+        people[-1].append(key)
+        seen.add(name)
+    if len(people) > 1 and min(map(len, people)) < 2:
+        return [[key for person in people for key in person]]  # refused as one person
+    return people
+
+
+def _box(result: Mapping[str, Any], size_wh: tuple[int, int], place: str) -> Any:
     """x, y, width, height in pixels; None for a rectangle that covers the image, to group only."""
-    value = result["value"]
-    if value.get("rotation") or min(value["width"], value["height"]) >= 100:
+    value = _object(result, "value", place)
+    x, y, across, down = (
+        number(value.get(key), f"{place}: rectangle: {key!r}")
+        for key in ("x", "y", "width", "height")
+    )
+    if value.get("rotation") or min(across, down) >= 100:
         return None
     width, height = size_wh
-    x, y = value["x"] * width / 100, value["y"] * height / 100
-    return x, y, value["width"] * width / 100, value["height"] * height / 100
+    return x * width / 100, y * height / 100, across * width / 100, down * height / 100
 
 
-def _track(result: Mapping[str, Any]) -> str | None:
-    notes = (result.get("meta") or {}).get("text") or []
-    notes = [notes] if isinstance(notes, str) else notes
+def _track(result: Mapping[str, Any], place: str) -> str | None:
+    notes = _object(result, "meta", place).get("text") or []
+    notes = notes if isinstance(notes, list) else [notes]
     return next((str(n)[len(_TRACK) :] for n in notes if str(n).startswith(_TRACK)), None)
 
 

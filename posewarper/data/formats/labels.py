@@ -6,39 +6,46 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
 import numpy as np
 
-from posewarper.data.annotations import from_coco, save_coco
+from posewarper.data.annotations import from_coco, save_coco, without_collection
 from posewarper.data.formats import (
     cvat,
     deeplabcut,
+    deeplabcut_folder,
+    estimators,
+    jabs,
     label_studio,
+    labelme,
+    nwb,
     pandas_hdf,
     plain_csv,
-    sleap_nwb,
+    sleap,
+    sleap_analysis,
+    yolo,
 )
 from posewarper.data.formats.attach import Videos, attach
+from posewarper.data.formats.detection import (
+    LabelFormat,
+    check_format,
+    folder_format,
+    format_of,
+    format_to_write,
+)
 from posewarper.data.formats.label_file import (
     LabelFile,
     boxes_of_joints,
     check_tracks,
     warn_outside,
 )
+from posewarper.data.posetrack import load_posetrack
 from posewarper.data.tables import PoseDataset
 from posewarper.files import read_json
-from posewarper.skeleton import Skeleton
+from posewarper.skeleton import POSETRACK, Skeleton
 
-LabelFormat = Literal["coco", "csv", "cvat", "deeplabcut", "label-studio", "nwb", "sleap"]
-FORMATS: tuple[LabelFormat, ...] = get_args(LabelFormat)
-
-_KNOWN = (
-    "COCO or Label Studio (.json), DeepLabCut (.csv, .h5), a plain table (.csv), "
-    "SLEAP (.slp), NWB (.nwb), CVAT (.xml)"
-)
 _WHEN_SCORES = " unless everybody is predicted, in one video"
-_HDF_SUFFIXES = (".h5", ".hdf5", ".hdf")
 
 
 def load_labels(
@@ -47,22 +54,31 @@ def load_labels(
     video: Videos | None = None,
     skeleton: Skeleton | None = None,
     format: LabelFormat | None = None,
+    unnamed: Skeleton | None = None,
+    poses: bool = True,
+    renamed: bool = True,
 ) -> PoseDataset:
-    """Read labels of any known format.
+    """Read labels of any known format; every command reads its files so.
 
     Frames of video files count from 0. Images are frames of a video if their names end in numbers
     (``annotations.frame_of_file``); a video in a folder then lasts at least to the last number that
     is listed. Boxes that a format does not have are the extent of the labelled joints times 1.25.
-    Track ids are positions in the file's list of tracks, or the numbers in names like ``track_3``
-    (``load_track_names``). What each format can say: docs/formats.md.
+    Track ids are positions in the file's list of tracks, or the numbers in names like ``track_3``;
+    names are in ``PoseDataset.track_names``. What each format can say: docs/formats.md.
 
     Args:
-        path: file with labels.
+        path: file with labels; folder of official PoseTrack files (``load_posetrack``), of a
+            DeepLabCut project, a YOLO-pose data set, or of the files of OpenPose or LabelMe.
         video: video file or folder of images that the labels are of; of several videos, a mapping
             from their names or paths in the file. By default they are where the file says.
         skeleton: joints to read, by name; by default those of the file. Files other than COCO's do
-            not tell sigmas and the upper body, and some not even limbs and mirror pairs.
+            not tell sigmas and the upper body, and some not even limbs and mirror pairs. It names
+            the joints of files that do not name them and have as many, in their order.
         format: if it cannot be told from the file.
+        unnamed: joints of a COCO-style file that names none; by default PoseTrack's.
+        poses: whether a file without key points is refused; false where its frames or boxes are
+            what is wanted.
+        renamed: see ``load_posetrack``.
 
     Raises:
         FileNotFoundError: there is no such file, or no such video.
@@ -71,33 +87,91 @@ def load_labels(
             file.
     """
     path = _existing(path)
-    chosen = format or _format_of(path)
-    if chosen == "coco":
-        content = cvat.with_cvat_attributes(read_json(path))
-        dataset = from_coco(content, str(path), skeleton)
-        if not len(dataset.people) and not dataset.frames.labelled.any():
-            raise ValueError(f"{path}: no labels: nobody is labelled in any frame")
-        check_tracks(dataset, {})
-        dataset = _with_boxes(dataset)
-    else:
-        dataset = _read(path, chosen).dataset(skeleton)
+    with without_collection():
+        # The content of a JSON file is read once, to know the format and to read the labels.
+        content = read_json(path) if path.suffix.lower() == ".json" and path.is_file() else None
+        if format is None and _is_posetrack(path, content):
+            dataset = _with_joints(load_posetrack(path, renamed=renamed), skeleton)
+        elif (format or format_of(path, content)) == "coco":
+            dataset = _read_coco(path, content, skeleton, unnamed, poses)
+        else:
+            chosen = format or format_of(path, content)
+            dataset = _read(path, chosen, skeleton).dataset(skeleton)
     if video is not None:
         dataset = attach(dataset, video)
     warn_outside(dataset)
     return dataset
 
 
+def _is_posetrack(path: Path, content: Any) -> bool:
+    """Whether it is a folder of official files, or one file of PoseTrack17."""
+    if path.is_dir():
+        first = min(path.glob("*.json"), default=None)
+        if first is None or folder_format(path) is not None:
+            return False
+        content = read_json(first)
+        return isinstance(content, dict) and (
+            "annolist" in content or {"images", "annotations"} <= set(content)
+        )
+    return isinstance(content, dict) and "annolist" in content
+
+
+def _read_coco(
+    path: Path, content: Any, skeleton: Skeleton | None, unnamed: Skeleton | None, poses: bool
+) -> PoseDataset:
+    content = cvat.with_cvat_attributes(read_json(path) if content is None else content)
+    dataset = from_coco(content, str(path), skeleton, unnamed=unnamed)
+    people = dataset.people
+    if poses and not len(people) and not dataset.frames.labelled.any():
+        raise ValueError(f"{path}: no labels: nobody is labelled in any frame")
+    if poses and len(people) and not (people.keypoints[..., 2] > 0).any():
+        names = [str(category.get("name")) for category in content.get("categories") or []]
+        raise ValueError(
+            f"{path}: {len(people)} boxes, but no key points: nobody has a labelled joint (the "
+            f"categories are {', '.join(names[:8]) or 'not listed'}); COCO files of poses have "
+            "'keypoints' in each annotation, and their names in its category. If each category is "
+            "a joint, export the labels of the tool as key points"
+        )
+    # In files of pseudo-labels from 2019 several images of one name each have the same people.
+    if len(dataset.frames) == len(content["images"]):
+        try:
+            check_tracks(dataset)
+        except ValueError as error:
+            if dataset.skeleton != POSETRACK:
+                raise
+            warnings.warn(str(error), stacklevel=4)  # training on PoseTrack asks for no tracks
+    own_length = any("nframes" in image for image in content["images"])
+    return dataset if own_length else _with_boxes(dataset)  # PoseTrack's boxes stay as they are
+
+
+def _with_joints(dataset: PoseDataset, skeleton: Skeleton | None) -> PoseDataset:
+    """The joints of a skeleton; official files of PoseTrack have theirs."""
+    if skeleton is None or skeleton.joints == dataset.skeleton.joints:
+        return dataset
+    missing = [joint for joint in skeleton.joints if joint not in dataset.skeleton.joints]
+    if missing:
+        raise ValueError(
+            f"{dataset.source}: skeleton {skeleton.name!r} has joints {missing}, the files have "
+            f"{list(dataset.skeleton.joints)}"
+        )
+    order, people = [dataset.skeleton.index(j) for j in skeleton.joints], dataset.people
+    people = replace(
+        people, keypoints=people.keypoints[:, order], joint_scores=people.joint_scores[:, order]
+    )
+    return replace(dataset, skeleton=skeleton, people=people)
+
+
 def load_track_names(path: str | Path, *, format: LabelFormat | None = None) -> dict[int, str]:
-    """Names of the tracks of a label file, by the track ids that ``load_labels`` gives them; COCO
-    files have none.
+    """Names of the tracks of a label file, by the track ids that ``load_labels`` gives them, which
+    has them as ``track_names`` of the data set.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the format cannot be told or read.
     """
-    path = _existing(path)
-    chosen = format or _format_of(path)
-    return {} if chosen == "coco" else _read(path, chosen).track_names
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ``load_labels`` has said it
+        return dict(load_labels(path, format=format, poses=False).track_names)
 
 
 def save_labels(
@@ -116,7 +190,8 @@ def save_labels(
         path: file to write; its folder is made.
         format: by default that of the ending: .json COCO, .csv a plain table, .h5 DeepLabCut, .slp
             SLEAP, .nwb NWB, .xml CVAT.
-        track_names: what tracks are called; others are ``track_`` and the id.
+        track_names: what tracks are called, by default as in the data set; others are ``track_``
+            and the id.
 
     Raises:
         ValueError: the format cannot be told, does not go with the ending, or cannot hold this data
@@ -124,12 +199,12 @@ def save_labels(
     """
     path = Path(path)
     chosen, suffix = format_to_write(path, format), path.suffix.lower()
-    names = dict(track_names or {})
+    names = dict(dataset.track_names if track_names is None else track_names)
     if len(set(names.values())) != len(names):
         raise ValueError(f"track_names: expected different names, got {names}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if chosen == "coco":
-        save_coco(dataset, path)
+        save_coco(replace(dataset, track_names=names), path)
         return
     some = np.asarray((dataset.people.keypoints[..., 2] > 0).any(1))
     if not some.all():
@@ -152,47 +227,13 @@ def save_labels(
     elif chosen == "label-studio":
         label_studio.write_json_tasks(dataset, path, names)
     elif chosen == "nwb":
-        sleap_nwb.write_nwb(dataset, path, names)
+        nwb.write_nwb(dataset, path, names)
     elif chosen == "sleap":
-        sleap_nwb.write_slp(dataset, path, names)
+        sleap.write_slp(dataset, path, names)
     elif suffix == ".csv":
         deeplabcut.write_csv(dataset, path, names)
     else:
         pandas_hdf.write_hdf(dataset, path, names)
-
-
-def format_to_write(path: str | Path, format: LabelFormat | None = None) -> LabelFormat:
-    """The format in which ``save_labels`` writes a file.
-
-    Raises:
-        ValueError: it cannot be told, or does not go with the ending.
-    """
-    path = Path(path)
-    by_suffix: dict[str, LabelFormat] = {
-        ".json": "coco",
-        ".csv": "csv",
-        ".slp": "sleap",
-        ".nwb": "nwb",
-        ".xml": "cvat",
-        **dict.fromkeys(_HDF_SUFFIXES, "deeplabcut"),
-    }
-    suffix = path.suffix.lower()
-    if format is None and suffix not in by_suffix:
-        raise ValueError(f"{path}: expected a name that ends like {_KNOWN}")
-    chosen = format or by_suffix[suffix]
-    _check_format(chosen)
-    suffixes = {
-        "coco": (".json",),
-        "csv": (".csv",),
-        "cvat": (".xml",),
-        "deeplabcut": (".csv", *_HDF_SUFFIXES),
-        "label-studio": (".json",),
-        "nwb": (".nwb",),
-        "sleap": (".slp",),
-    }[chosen]
-    if suffix not in suffixes:
-        raise ValueError(f"{path}: format {chosen!r} wants a name that ends in {suffixes[0]}")
-    return chosen
 
 
 def _with_boxes(dataset: PoseDataset) -> PoseDataset:
@@ -213,57 +254,35 @@ def _keeps_scores(dataset: PoseDataset, format: LabelFormat) -> bool:
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path}: expected a file with labels, got a folder")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file or folder")
     return path
 
 
-def _check_format(format: str) -> None:
-    if format not in FORMATS:
-        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-
-
-def _read(path: Path, format: LabelFormat) -> LabelFile:
-    _check_format(format)
-    if format == "deeplabcut":
-        if path.suffix.lower() in _HDF_SUFFIXES:
-            return pandas_hdf.read_hdf(path)
-        return deeplabcut.read_csv(path)
-    if format == "label-studio":
-        return label_studio.read_json_tasks(path)
-    if format == "sleap":
-        return sleap_nwb.read_slp(path)
-    if format == "nwb":
-        return sleap_nwb.read_nwb(path)
-    return plain_csv.read_csv(path) if format == "csv" else cvat.read_xml(path)
-
-
-def _format_of(path: Path) -> LabelFormat:
-    """The format, by the ending of the name and, where several share it, by the content."""
-    suffix = path.suffix.lower()
-    if suffix in (".slp", ".nwb", ".xml"):
-        return {".slp": "sleap", ".nwb": "nwb", ".xml": "cvat"}[suffix]  # type: ignore[return-value]
-    if suffix == ".csv":
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            return "deeplabcut" if file.read(7).lower() == "scorer," else "csv"
-    if suffix in _HDF_SUFFIXES:
-        return "deeplabcut"
-    if suffix == ".json":
-        data = read_json(path)
-        if isinstance(data, dict) and {"images", "annotations"} <= set(data):
-            return "coco"
-        tasks = data if isinstance(data, list) else []
-        if tasks and all(
-            isinstance(t, dict) and {"annotations", "completions"} & set(t) for t in tasks
-        ):
-            return "label-studio"
-        found = f"keys {sorted(data)[:8]}" if isinstance(data, dict) else f"a {type(data).__name__}"
-        raise ValueError(
-            f"{path}: neither COCO ('images' and 'annotations') nor Label Studio (a list of tasks "
-            f"with 'annotations'), got {found}"
-        )
-    if suffix == ".zip":
-        raise ValueError(f"{path}: unpack it; it is the file in it that holds the labels")
-    raise ValueError(f"{path}: labels of which tool? Expected {_KNOWN}")
+def _read(path: Path, format: LabelFormat, skeleton: Skeleton | None) -> LabelFile:
+    """Content of a file or folder; ``skeleton`` names the joints that it does not name."""
+    check_format(format)
+    if format == "deeplabcut" and path.suffix.lower() != ".csv":
+        return pandas_hdf.read_hdf(path)
+    unnamed = {
+        "alphapose": estimators.read_results,
+        "coco-results": estimators.read_results,
+        "mmpose": estimators.read_mmpose,
+        "openpose": estimators.read_openpose,
+        "yolo": yolo.read_yolo,
+    }
+    if format in unnamed:
+        return unnamed[format](path, skeleton)
+    readers = {
+        "csv": plain_csv.read_csv,
+        "cvat": cvat.read_xml,
+        "deeplabcut": deeplabcut.read_csv,
+        "deeplabcut-project": deeplabcut_folder.read_project,
+        "jabs": jabs.read_jabs,
+        "label-studio": label_studio.read_json_tasks,
+        "labelme": labelme.read_labelme,
+        "nwb": nwb.read_nwb,
+        "sleap": sleap.read_slp,
+        "sleap-analysis": sleap_analysis.read_analysis,
+    }
+    return readers[format](path)

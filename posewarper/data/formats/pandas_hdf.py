@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from posewarper.data.entries import MOST_FRAMES, whole
 from posewarper.data.formats.deeplabcut import LEVELS, Table, from_table, to_table
 from posewarper.data.formats.label_file import LabelFile
 from posewarper.data.formats.optional import import_optional
@@ -37,19 +38,26 @@ def read_hdf(path: Path) -> LabelFile:
             group = _group(file)
             if group is None:
                 raise ValueError(
-                    f"{path}: holds no table of pandas; of HDF5 files only DeepLabCut's (.h5) and "
-                    "SLEAP's projects (.slp) can be read"
+                    f"{path}: holds no table of pandas; of HDF5 files those of DeepLabCut, SLEAP "
+                    "(projects and analysis files), NWB and JABS can be read"
                 )
             fixed = _text(group.attrs["pandas_type"]) == "frame"
             columns, index, values = _read_fixed(group) if fixed else _read_table(group)
-    except (KeyError, OSError, pickle.UnpicklingError, TypeError) as error:
-        raise ValueError(f"{path}: cannot be read as a table of pandas: {error}") from None
+    except Exception as error:  # a damaged file: h5py, numpy and pickle fail in any way they have
+        if str(path) in str(error) and isinstance(error, ValueError):
+            raise
+        raise ValueError(
+            f"{path}: cannot be read as a table of pandas: {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'damaged'}"
+        ) from None
     depth = {len(column) for column in columns}
     if depth not in ({3}, {4}):
         raise ValueError(
             f"{path}: no table of DeepLabCut: expected three or four rows of column names, got "
             f"{sorted(depth)}"
         )
+    if len(values) != len(index):
+        raise ValueError(f"{path}: {len(index)} names of rows, but {len(values)} rows")
     levels = LEVELS if depth == {4} else (LEVELS[0], *LEVELS[2:])
     return from_table(Table(levels, columns, index, values), path)
 
@@ -112,8 +120,10 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _key(key: Any) -> int | tuple[str, ...]:
-    if isinstance(key, (tuple, int)):
-        return key
+    if isinstance(key, tuple):
+        return tuple(str(part) for part in key)
+    if isinstance(key, int | float):
+        return whole(key, "number of a frame", 0, MOST_FRAMES)
     return (str(key),)
 
 
