@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import math
 import posixpath
-import re
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,30 +38,11 @@ from posewarper.data.entries import (
     whole,
     whole_column,
 )
+from posewarper.data.frame_names import frame_of_file as frame_of_file  # it was here before
+from posewarper.data.frame_names import frames_of_files, warn_implausible
 from posewarper.data.tables import Floats, Frames, PoseDataset, Regions, Video, starts
 from posewarper.files import read_json, write_json
 from posewarper.skeleton import Skeleton
-
-_NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\D*)", re.DOTALL)
-
-
-def frame_of_file(file_name: str) -> tuple[str, str, int]:
-    """Video, pattern and frame number that a path of an image stands for.
-
-    The number is the last one in the base name: ``a/b/000012.jpg`` is frame 12 of video ``a/b``
-    with pattern ``%06d.jpg``. What stands before or after the number tells videos in one folder
-    apart: ``a/left_7.png`` is frame 7 with pattern ``left_%d.png``. A name without digits is frame
-    0 of a video of its own.
-    """
-    folder, base = posixpath.split(file_name)
-    stem, extension = posixpath.splitext(base)
-    match = _NUMBERED.fullmatch(stem)
-    if match is None:
-        return folder, base.replace("%", "%%"), 0
-    digits = match["number"]
-    form = f"%0{len(digits)}d" if digits.startswith("0") and len(digits) > 1 else "%d"
-    before, after = match["prefix"].replace("%", "%%"), (match["suffix"] + extension)
-    return folder, f"{before}{form}{after.replace('%', '%%')}", int(digits)
 
 
 def load_coco(
@@ -72,9 +52,9 @@ def load_coco(
 
     Commands read what a user gives them through ``formats.load_labels``, which calls this.
 
-    What may be absent, and what stands in for it: ``videos`` and ``frame_id``: the path of the
-    image (``frame_of_file``); ``nframes``: the last frame that the file lists; ``bbox``: (0, 0, 0,
-    0); ``area``: that of the box (the 2019 system demands it, PoseTrack18's own files lack it);
+    What may be absent, and what stands in for it: ``videos`` and ``frame_id``: the paths of the
+    images (``frame_names.frames_of_files``); ``nframes``: the last frame that the file lists;
+    ``bbox``: zeros; ``area``: that of the box (2019 demands it, PoseTrack18's own files lack it);
     ``is_labeled``: whether somebody is annotated in the frame. Annotations without keypoints count
     as people with no labelled joint. Several categories: ``categories``. Ids may be text. Two
     images of one file name are one frame (a warning says so): the 2019 files of pseudo-labels have
@@ -178,7 +158,11 @@ def _read_images(images: list[Mapping[str, Any]], source: str) -> list[Mapping[s
             raise ValueError(
                 f"{source}: image {image.get('id', f'number {row}')} lacks 'id' or 'file_name'"
             )
-        if type(image["file_name"]) is not str or not image["file_name"]:
+        if (
+            type(image["file_name"]) is not str
+            or not image["file_name"]
+            or "\0" in image["file_name"]
+        ):
             text(image["file_name"], places("image", images, "file_name", source)(row))
         if type(image.get("original_file_name") or "") is not str:
             raise ValueError(f"{source}: image {image['id']}: 'original_file_name' is no text")
@@ -301,15 +285,8 @@ def _read_videos(
                 )
         of_image = [position[image["video_id"]] for image in images]
         return videos, of_image, [image["frame_number"] for image in images]
-    places = [frame_of_file(image["file_name"]) for image in images]
-    # A number whose width is not fixed ("9", "10") has one pattern, "%d"; where it is, the numbers
-    # that start with another digit than 0 ("100000") have the width of their neighbours.
-    padded = {
-        (folder, re.sub(r"%0\d+d", "%d", pattern)): pattern
-        for folder, pattern, _ in places
-        if re.search(r"%0\d+d", pattern)
-    }
-    keys = [(folder, padded.get((folder, pattern), pattern)) for folder, pattern, _ in places]
+    places = frames_of_files([image["file_name"] for image in images], _originals(images))
+    keys = [(folder, pattern) for folder, pattern, _ in places]
     numbers = [number for _, _, number in places]
     rows: dict[tuple[str, str], list[int]] = {}
     for row, key in enumerate(keys):
@@ -331,8 +308,23 @@ def _read_videos(
         )
         for (folder, pattern), total, end in zip(rows, known, last, strict=True)
     )
+    warn_implausible(
+        {v.name: [numbers[row] for row in rows[k]] for v, k in zip(videos, rows, strict=True)},
+        source,
+    )
     position_of = {key: i for i, key in enumerate(rows)}
     return videos, [position_of[key] for key in keys], numbers
+
+
+def _originals(images: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What images that Roboflow renamed were called before, by their paths."""
+    names = {}
+    for image in images:
+        extra = image.get("extra")
+        before = extra.get("name") if isinstance(extra, Mapping) else None
+        if isinstance(before, str) and before and ".rf." in image["file_name"]:
+            names[image["file_name"]] = before
+    return names
 
 
 def save_coco(dataset: PoseDataset, path: str | Path) -> None:

@@ -5,7 +5,7 @@ J joints, P people, F frames of a sample or window (the key frame first), H and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from posewarper.data.annotations import frame_of_file
 from posewarper.data.crops import (
     Augmentation,
     Region,
@@ -29,6 +28,9 @@ from posewarper.data.crops import (
     transform_points,
     turned_crop_matrices,
 )
+from posewarper.data.entries import id_key, listing, mapping, text
+from posewarper.data.entries import number as finite
+from posewarper.data.frame_names import frames_of_files
 from posewarper.data.people import Upright, turned_boxes, usable_people
 from posewarper.data.tables import Floats, Ints, PoseDataset, Video
 from posewarper.data.tracks import Track, labels_of
@@ -322,25 +324,36 @@ def load_detections(
     frames = dataset.frames
     places = list(zip(frames.video.tolist(), frames.number.tolist(), strict=True))
     by_name = dict(zip(frames.file_name, places, strict=True))
-    by_id = dict(zip(frames.image_id.tolist(), places, strict=True))
+    by_id: dict[Hashable, tuple[int, int]] = dict(
+        zip(frames.image_id.tolist(), places, strict=True)
+    )
     by_pattern = {(video.path, video.pattern): i for i, video in enumerate(dataset.videos)}
     by_folder = {video.name: i for i, video in enumerate(dataset.videos)}
+    names = [str(e["image_name"]) for e in entries if isinstance(e, dict) and "image_name" in e]
+    place_of = dict(zip(names, frames_of_files(names), strict=True))
     found: list[tuple[int, int]] = []
     kept: list[int] = []
+    boxes: list[list[float]] = []
+    scores: list[float] = []
     for position, entry in enumerate(entries):
         name = f"{path}: detection {position}"
-        if not {"bbox", "score"} <= set(entry) or len(entry["bbox"]) != 4:
+        if not {"bbox", "score"} <= set(mapping(entry, name)):
             raise ValueError(f"{name} lacks 'score' or a 'bbox' of 4 numbers")
-        if entry.get("category_id", 1) != 1 or entry["score"] < threshold:
+        box = [finite(n, f"{name}: 'bbox'") for n in listing(entry["bbox"], f"{name}: 'bbox'", 4)]
+        if min(box[2:]) < 0:
+            raise ValueError(f"{name}: 'bbox' has a negative width or height: {box}")
+        score = finite(entry["score"], f"{name}: 'score'")
+        if entry.get("category_id", 1) != 1 or score < threshold:
             continue
         if "image_name" in entry:
-            place = by_name.get(entry["image_name"])
+            image = text(entry["image_name"], f"{name}: 'image_name'")
+            place = by_name.get(image)
             if place is None:
-                folder, pattern, number = frame_of_file(entry["image_name"])
+                folder, pattern, at = place_of[image]
                 video = by_pattern.get((folder, pattern), by_folder.get(folder))
-                place = None if video is None else (video, number)
+                place = None if video is None else (video, at)
         else:
-            place = by_id.get(entry.get("image_id"))
+            place = by_id.get(id_key(entry.get("image_id"), f"{name}: 'image_id'"))
         if place is None and not other_videos:
             raise ValueError(
                 f"{name}: {entry.get('image_name') or entry.get('image_id')!r} belongs to no video "
@@ -355,13 +368,15 @@ def load_detections(
                 )
             found.append(place)
             kept.append(position)
+            boxes.append(box)
+            scores.append(score)
     video_number = np.array(found, np.int64).reshape(-1, 2)
     return Boxes(
         dataset.videos,
         video_number[:, 0],
         video_number[:, 1],
-        np.array([entries[p]["bbox"] for p in kept], np.float64).reshape(-1, 4),
-        np.array([entries[p]["score"] for p in kept], np.float64),
+        np.array(boxes, np.float64).reshape(-1, 4),
+        np.array(scores, np.float64),
         np.array(kept, np.int64),
     )
 

@@ -47,8 +47,8 @@ def objects(value: Any, place: str) -> list[Mapping[str, Any]]:
 
 
 def text(value: Any, place: str) -> str:
-    """Text that is not empty. Raises ValueError for anything else."""
-    if not isinstance(value, str) or not value.strip():
+    """Text that is not empty and can be a name. Raises ValueError for anything else."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise ValueError(f"{place}: expected text, got {shown(value)}")
     return value
 

@@ -110,7 +110,6 @@ def write_predictions(
         place = np.full(len(frames), -1)
         place[of_video] = np.arange(len(of_video))
         here = frames.video[frame] == position
-        tracks = people.track_id[here]
         images = [
             (frames.original_file_name[row] if format == "posetrack17" else "")
             or frames.file_name[row]
@@ -123,7 +122,7 @@ def write_predictions(
             place[frame[here]],
             points[here],
             scores[here],
-            track_id=tracks if (tracks >= 0).all() else None,
+            track_id=people.track_id[here],
             person_score=total[here],
             layout=format,
             neck=neck,

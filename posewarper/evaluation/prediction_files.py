@@ -118,7 +118,9 @@ def write_posetrack(
         frame: [P], 0..T-1.
         points: [P, J, 2] in pixels; NaN = this joint is not predicted.
         scores: [P, J].
-        track_id: [P]; None counts 0, 1, ... within each frame, which says nothing about tracks.
+        track_id: [P], negative for people without one, who get ids that nobody else has in their
+            frame, above those of the tracks. None: nobody has one. Then ids are 0, 1, ... in each
+            frame. Such ids, which the layouts demand, say nothing about tracks.
         person_score: [P]; None = mean of the scores of the predicted joints.
         layout: "posetrack18" or "posetrack17". The latter has no ears.
         neck: what is written as head_bottom: the joint of that name, or "shoulder_midpoint", the
@@ -151,7 +153,7 @@ def write_posetrack(
     points = _check_shape("points", points, (count, joints, 2))[order]
     scores = _check_shape("scores", scores, (count, joints))[order]
     if track_id is not None:
-        place = _check_shape("track_id", track_id, (count,))[order].astype(np.int64)
+        place = _with_all_ids(frame, _check_shape("track_id", track_id, (count,))[order])
     absent = np.isnan(points[:, :, 0]) | np.isnan(points[:, :, 1])
     points[absent] = np.nan
     present = ~absent
@@ -170,6 +172,17 @@ def write_posetrack(
             raise ValueError(f"image_ids: expected {frames} different ids, got {image_ids}")
         data = _layout_2018(frame_names, ids, people, skeleton)
     write_text(path, json.dumps(data | {NECK_KEY: neck}, allow_nan=False))
+
+
+def _with_all_ids(frame: NDArray[np.int64], track_id: ArrayLike) -> NDArray[np.int64]:
+    """Ids for people without one, in order of frames: above all tracks, different in a frame."""
+    tracks = np.array(track_id, np.int64)
+    without = np.flatnonzero(tracks < 0)
+    own = frame[without]
+    tracks[without] = (
+        np.arange(len(own)) - np.searchsorted(own, own) + max(tracks.max(initial=-1), -1) + 1
+    )
+    return tracks
 
 
 def _layout_2017(frame_names: Sequence[str], people: _People, skeleton: Skeleton) -> dict[str, Any]:

@@ -8,22 +8,23 @@ from __future__ import annotations
 import os
 import posixpath
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import yaml
 
-from posewarper.data.annotations import frame_of_file
 from posewarper.data.formats import LabelFormat, load_labels
-from posewarper.data.formats.attach import IMAGE_SUFFIXES, attach
+from posewarper.data.formats.attach import IMAGE_SUFFIXES, attach, images_of
+from posewarper.data.formats.pictures import image_size
 from posewarper.data.linking import find_links
 from posewarper.data.people import usable_people
 from posewarper.data.tables import Frames, PoseDataset, Regions, Video
 from posewarper.data.tracks import human_labels
 from posewarper.data.video import VIDEO_SUFFIXES, VideoFile, decode_image
-from posewarper.fitting.label_checks import check_pictures, check_text, clean_people
+from posewarper.fitting.label_checks import check_text, clean_people
 from posewarper.skeleton import Skeleton, find_skeleton
 
 
@@ -95,8 +96,9 @@ def read_inputs(
         _check_readable(path, notes)
     before = dataset.select(videos=np.array(list(chosen)))
     paths = list(chosen.values())
-    attached = attach(before, {v.name: path for v, path in zip(before.videos, paths, strict=True)})
-    check_pictures(before, attached, paths, labels, notes)
+    named = {video.name: path for video, path in zip(before.videos, paths, strict=True)}
+    with _noted(notes):
+        attached = attach(before, named)
 
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     dataset = _with_all_frames(attached, paths, root, notes)
@@ -122,8 +124,7 @@ def _load(
     labels: Path, skeleton: Skeleton | None, format: LabelFormat | None, notes: list[str]
 ) -> PoseDataset:
     """``load_labels``, whose warnings become notes."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with _noted(notes):
         # Sizes are not known before the videos are read; see ``clean_people``.
         warnings.filterwarnings("ignore", message=".* lie outside the image")
         try:
@@ -132,8 +133,16 @@ def _load(
             if str(labels) in str(error):
                 raise
             raise ValueError(f"{labels}: {error}") from None
-    notes += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     return dataset
+
+
+@contextmanager
+def _noted(notes: list[str]) -> Iterator[None]:
+    """Warnings become notes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    notes += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
 
 
 def _note_other_joints(
@@ -256,6 +265,9 @@ def _match(given: Sequence[Path], dataset: PoseDataset, notes: list[str]) -> dic
     common = np.array(
         [[_in_common(path, dataset.videos[v]) for v in labelled] for path in given]
     ).reshape(len(given), len(labelled))
+    places = {dataset.videos[v].path for v in labelled}
+    if len(given) == 1 and given[0].is_dir() and len(places) == 1 and len(labelled) > 1:
+        return dict.fromkeys(labelled, given[0])  # images of several videos in one folder
     if common.shape == (1, 1):
         video = dataset.videos[labelled[0]]
         if not common[0, 0] and video.path != ".":
@@ -307,7 +319,7 @@ def _with_all_frames(
     """The data set with a row for every frame of its videos, and with paths below ``root``.
 
     Raises:
-        ValueError: a labelled image cannot be read, or its size is not the one in the labels.
+        ValueError: a labelled image cannot be read.
     """
     frames = dataset.frames
     videos = _relative(dataset.videos, paths, root)
@@ -319,13 +331,14 @@ def _with_all_frames(
     sizes: list[tuple[int, int]] = []
     for position, (video, path) in enumerate(zip(videos, paths, strict=True)):
         listed = _images(path, video, notes)
-        size = _size(path, None)
+        size = _size_of_file(path) if path.is_file() else (0, 0)
         for number, name in listed.items():
             row = known.get((position, number), -1)
-            if row >= 0:
-                if path.is_dir():
-                    size = _size(path, posixpath.basename(name))
-                _check_size(dataset, row, size, path)
+            if path.is_dir():
+                image = path / posixpath.basename(name)
+                if row >= 0:
+                    decode_image(image)  # a labelled one has to be whole
+                size = image_size(image)
             rows.append(row)
             video_of.append(position)
             numbers.append(number)
@@ -362,9 +375,15 @@ def _relative(videos: Sequence[Video], paths: Sequence[Path], root: Path) -> tup
     differ, or the videos could not have been matched.
     """
     places = [Path(os.path.relpath(path.absolute(), root)).as_posix() for path in paths]
-    return tuple(
-        replace(video, name=posixpath.splitext(p)[0] if video.is_file else p, path=p)
+    names = [
+        posixpath.splitext(p)[0]
+        if video.is_file
+        else posixpath.join(p, video.pattern) * (places.count(p) > 1) or p
         for video, p in zip(videos, places, strict=True)
+    ]
+    return tuple(
+        replace(video, name=name, path=p)
+        for video, name, p in zip(videos, names, places, strict=True)
     )
 
 
@@ -372,8 +391,8 @@ def _images(path: Path, video: Video, notes: list[str]) -> dict[int, str]:
     """Name below the root of every frame that a video has, by number."""
     if path.is_file():
         return {number: video.file_name(number) for number in range(video.frame_count)}
-    names = sorted(p.name for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    images = {frame_of_file(name)[2]: posixpath.join(video.path, name) for name in names}
+    names = images_of(path, video.pattern)
+    images = {number: posixpath.join(video.path, name) for number, name in names.items()}
     missing = [n for n in range(video.first_frame, video.last_frame + 1) if n not in images]
     if missing:
         listed = ", ".join(map(str, missing[:6])) + (", ..." if len(missing) > 6 else "")
@@ -384,27 +403,12 @@ def _images(path: Path, video: Video, notes: list[str]) -> dict[int, str]:
     return dict(sorted(images.items()))
 
 
-def _size(path: Path, image: str | None) -> tuple[int, int]:
-    """Width and height of a video, or of one image of a folder."""
-    if path.is_file():
-        frame = VideoFile(path).read(0)
-        if frame is None:
-            raise ValueError(f"{path}: no frame of this video can be decoded")
-    else:
-        name = image or min(p.name for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        frame = decode_image(path / name)
+def _size_of_file(path: Path) -> tuple[int, int]:
+    """Width and height of a video file's frames."""
+    frame = VideoFile(path).read(0)
+    if frame is None:
+        raise ValueError(f"{path}: no frame of this video can be decoded")
     return frame.shape[1], frame.shape[0]
-
-
-def _check_size(dataset: PoseDataset, row: int, size: tuple[int, int], path: Path) -> None:
-    width, height = dataset.frames.size_wh[row].tolist()
-    if width <= 0 or height <= 0 or (width, height) == size:
-        return
-    turned = " (turned by the video's metadata?)" if (height, width) == size else ""
-    raise ValueError(
-        f"{dataset.source}: frame {dataset.frames.number[row]} was labelled at {width}x{height} "
-        f"pixels, {path} has {size[0]}x{size[1]}{turned}; labels count in pixels of the video"
-    )
 
 
 def _check_counts(dataset: PoseDataset, notes: list[str]) -> None:

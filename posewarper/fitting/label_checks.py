@@ -1,16 +1,13 @@
-"""Whether labels make sense: numbers, joints, people, and the images that were labelled."""
+"""Whether labels make sense: numbers, joints, people."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
 from posewarper.data.annotations import read_json
 from posewarper.data.crops import clean_boxes
@@ -18,17 +15,9 @@ from posewarper.data.formats import LabelFormat
 from posewarper.data.formats.label_file import boxes_of_joints
 from posewarper.data.people import person_sizes
 from posewarper.data.tables import Bools, Floats, PoseDataset
-from posewarper.data.video import FrameError, VideoFile, decode_image
 
 #: Two people closer than this, in sizes, are probably one, labelled twice.
 _SAME = 0.03
-_SHIFTS = (-2, -1, 0, 1, 2)  # frames by which numbers of images may be off
-_PICTURES = 8  # labelled images that are compared with the video
-_WIDTH = 320  # at which they are compared
-_MOVING = 15  # grey levels that a pixel has to change by to tell one frame from the next
-_ALIKE = 0.7  # correlation of two pictures of the same frame, at least
-
-Picture = npt.NDArray[np.float32]
 
 
 def check_text(labels: Path, format: LabelFormat | None) -> None:
@@ -164,113 +153,3 @@ def _frame(dataset: PoseDataset, person: int) -> str:
     row = int(dataset.people.frame[person])
     video = dataset.videos[dataset.frames.video[row]]
     return f"frame {dataset.frames.number[row]} of video {video.name!r}"
-
-
-def check_pictures(
-    before: PoseDataset,
-    after: PoseDataset,
-    paths: Sequence[Path],
-    labels: Path,
-    notes: list[str],
-) -> None:
-    """Compare labelled images with the frames of video files that their labels were put on.
-
-    Images are often numbered from 1, and frames from 0; and one video looks like another by name
-    only. Where the images lie beside the labels, up to eight of each video are compared with their
-    frames and the two before and after; where they do not, a note says how numbers are understood.
-
-    Args:
-        before: the labels as in the file.
-        after: the same on the videos given.
-        paths: of these videos.
-        labels: the file.
-        notes: to which the note is added.
-
-    Raises:
-        ValueError: the images have another size, are other pictures, or are those of frames
-            before or after. Names image and frame.
-    """
-    for position, path in enumerate(paths):
-        rows = np.flatnonzero(before.frames.video == position)
-        if before.videos[position].is_file or not path.is_file():
-            continue  # frames by number or images by name
-        rows = rows[np.linspace(0, len(rows) - 1, min(_PICTURES, len(rows))).round().astype(int)]
-        names = [before.frames.file_name[row] for row in rows.tolist()]
-        images = [_find(name, labels) for name in names]
-        numbers = after.frames.number[rows].tolist()
-        pairs = [(i, n) for i, n in zip(images, numbers, strict=True) if i is not None]
-        if not pairs:
-            notes.append(
-                f"{path}: frames are counted from 0: labels of {names[0]} go to frame {numbers[0]}"
-            )
-            continue
-        _compare(pairs, VideoFile(path), labels)
-
-
-def _find(name: str, labels: Path) -> Path | None:
-    """Where a labelled image is: below the folder of the labels, one of the three above, or
-    beside the labels.
-    """
-    above = [labels.absolute().parent, *labels.absolute().parent.parents][:4]
-    places = [folder / name for folder in above] + [above[0] / Path(name).name]
-    return next((place for place in places if place.is_file()), None)
-
-
-def _compare(pairs: Sequence[tuple[Path, int]], file: VideoFile, labels: Path) -> None:
-    """Raise ValueError where images [(image, number), ...] are not the frames of a video."""
-    alike: list[float] = []
-    errors = np.zeros(len(_SHIFTS))  # of the images, if numbers are off by this much
-    for path, number in sorted(pairs, key=lambda pair: pair[1]):
-        try:
-            image = decode_image(path)
-        except FrameError:
-            continue  # it is not needed
-        frames = [file.read(number + shift) for shift in _SHIFTS]
-        own = frames[_SHIFTS.index(0)]
-        if own is not None and own.shape != image.shape:
-            raise ValueError(
-                f"{labels}: {path} has {image.shape[1]}x{image.shape[0]} pixels, {file.path} has "
-                f"{own.shape[1]}x{own.shape[0]}; labels count in pixels of the video"
-            )
-        if own is not None:
-            alike.append(_correlation(_small(image), _small(own)))
-        there = [frame for frame in frames if frame is not None]
-        if len(there) == len(_SHIFTS):
-            errors += _differences(_small(image), np.stack([_small(frame) for frame in there]))
-    name, number = pairs[0]
-    if alike and np.median(alike) < _ALIKE:
-        raise ValueError(
-            f"{labels}: images are not those of the video: {name} does not look like frame "
-            f"{number} of {file.path}"
-        )
-    best = int(errors.argmin())
-    if errors[best] < 0.5 * errors[_SHIFTS.index(0)]:
-        raise ValueError(
-            f"{labels}: images are shifted against the video: {name} is frame "
-            f"{number + _SHIFTS[best]} of {file.path}, which counts from 0, not frame {number}; "
-            "rename the images, or give the folder of all images as the video"
-        )
-
-
-def _small(image: npt.NDArray[np.uint8]) -> Picture:
-    height = max(round(image.shape[0] * _WIDTH / image.shape[1]), 1)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (_WIDTH, height), interpolation=cv2.INTER_AREA).astype(np.float32)
-
-
-def _correlation(first: Picture, second: Picture) -> float:
-    """Of two pictures; 1 for plain ones, which tell nothing."""
-    a, b = first - first.mean(), second - second.mean()
-    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / scale if scale > 0 else 1.0
-
-
-def _differences(image: Picture, frames: Picture) -> Floats:
-    """Mean difference of an image from each of the frames [S, H, W], over the pixels that change
-    the most among these, so that a small animal counts; zeros where nothing changes.
-    """
-    change = frames.max(0) - frames.min(0)
-    moving = change >= max(float(np.quantile(change, 0.98)), _MOVING)
-    if not moving.any():
-        return np.zeros(len(frames))
-    return np.abs(frames - image)[:, moving].mean(1).astype(np.float64)

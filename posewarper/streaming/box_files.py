@@ -71,7 +71,7 @@ def _detections(path: Path, source: Source, model: PoseSpec, threshold: float) -
         video = replace(video, frame_count=VideoFile(source.path).frame_count())
     numbers = np.arange(video.first_frame, video.last_frame + 1)
     entries = read_json(path)
-    given = {entry.get("image_name") for entry in entries if isinstance(entry, dict)}
+    given = [entry.get("image_name") for entry in entries if isinstance(entry, dict)]
     if given and all(isinstance(name, str) and "/" not in name for name in given):
         names = [posixpath.basename(video.file_name(number)) for number in numbers.tolist()]
     frames = Frames.make([video], np.zeros(len(numbers)), numbers, file_name=names)

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
-from posewarper.data.annotations import frame_of_file
 from posewarper.data.formats.attach import IMAGE_SUFFIXES
+from posewarper.data.frame_names import frames_of_files
 from posewarper.data.tables import Video
 from posewarper.data.video import FrameError, Image, decode_image
 from posewarper.data.video_faults import missing_frames, why_no_video
@@ -123,14 +123,15 @@ class _Images:
             folder, names = path.parent, [path.name]
         else:
             raise FileNotFoundError(f"video: there is no file {path}")
-        places = [frame_of_file(name) for name in names]
+        places = frames_of_files(names)
         self._names: Mapping[int, str] = {
             number: name for name, (_, _, number) in zip(names, places, strict=True)
         }
         if len(self._names) != len(names):
             raise ValueError(
                 f"video: images in {path} have the same number, for example two of "
-                f"{', '.join(names[:4])}; the last number in a name says which frame it is"
+                f"{', '.join(names[:4])}; the last number that varies says which "
+                "frame it is"
             )
         pattern = next((p for _, p, _ in places if "%0" in p), places[0][1])
         first, last = min(self._names), max(self._names)

@@ -17,6 +17,7 @@ from posewarper.data.given_boxes import load_frames
 from posewarper.data.posetrack import save_posetrack
 from posewarper.data.sparsify import statistics
 from posewarper.data.tables import Frames, People, PoseDataset, Video
+from posewarper.evaluation.prediction_files import write_posetrack
 from posewarper.report import viewer_source
 from posewarper.skeleton import POSETRACK, Skeleton
 
@@ -153,7 +154,7 @@ def test_names_of_tracks_survive(tmp_path):
 
 def test_official_files_keep_their_boxes_and_tracks(tmp_path):
     """Of 2019: an empty box stays empty, a track twice is a warning, a frame of two images none."""
-    points = [5, 6, 2] * 17
+    points = [5, 6, 2, 25, 36, 2] + [5, 6, 2] * 15
     images = [{"id": i, "file_name": "v/00000001.jpg", "nframes": 3} for i in (1, 2)]
     people = [
         {"id": i, "image_id": i, "bbox": [0, 0, 0, 0], "keypoints": points, "track_id": 1}
@@ -202,6 +203,17 @@ def test_people_without_a_track_in_posetrack_files(tmp_path):
     content = json.loads(path.read_text())
     content["annotations"][0]["track_id"] = content["annotations"][1]["track_id"] = -1
     assert load_labels(write(path, content).parent).people.track_id.tolist() == [-1, -1, 6]
+
+
+def test_ids_that_predictions_need(tmp_path):
+    """Evaluators demand an id of everybody: those of tracks stay, others are no track's."""
+    names, points = ["v/000000.jpg", "v/000001.jpg"], np.ones((4, 17, 2))
+    for tracks, wanted in (([-1, 3, -1, -1], [4, 3, 4, 5]), ([-1] * 4, [0, 1, 0, 1])):
+        write_posetrack(
+            tmp_path / "v.json", names, [0, 0, 1, 1], points, np.ones((4, 17)), track_id=tracks
+        )
+        people = json.loads((tmp_path / "v.json").read_text())["annotations"]
+        assert [person["track_id"] for person in people] == wanted
 
 
 def test_predictions_of_posetrack18_without_ids(tmp_path):

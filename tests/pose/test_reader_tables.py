@@ -83,6 +83,7 @@ def test_quotes_and_decimal_commas(text, tmp_path):
         ("frame_idx,a.x,a.y,a.x\n0,1,2,3\n", r"column 'a.x' is there twice"),
         ("frame_idx,a.x,a.y\n0,1,2,3\n", r"row 2: expected 3 cells, got 4"),
         ('frame_idx,a.x,a.y\n0,"1,2\n', r"line 2: no valid table"),
+        ("frame_idx,node,x,y\n0,a,1,2\n", r"expected a table .*a row per point; sleap-io also"),
         ("frame_idx,a.x,a.y\ninf,1,2\n", r"row 2: frame_idx: .* 0 to 1e\+08, got 'inf'"),
         ("frame_idx,a.x,a.y\n1e30,1,2\n", r"row 2: frame_idx: .* got '1e30'"),
         ("frame_idx,a.x,a.y\n-3,1,2\n", r"row 2: frame_idx: .* got '-3'"),

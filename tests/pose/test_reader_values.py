@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from posewarper.data.dataset import load_detections
 from posewarper.data.entries import ids_of_tracks
 from posewarper.data.formats import load_labels, save_labels
 from posewarper.data.given_boxes import load_frames
@@ -91,6 +92,7 @@ A, IMAGE, CATEGORY = "annotations.0.", "images.0.", "categories.0."
         (A + "keypoints", [None, 4, 2, 1, 2, 2], r"keypoints of annotation 1 is not finite"),
         (IMAGE + "file_name", 12, r"image 1: 'file_name': expected text, got 12"),
         (IMAGE + "file_name", "9" * 40 + ".png", r"cannot be the number of a frame"),
+        (IMAGE + "file_name", "a\0.png", r"image 1: 'file_name': expected text, got 'a.x00.png'"),
         (IMAGE + "width", "640px", r"image 1: 'width': expected a number, got '640px'"),
         (IMAGE + "width", -64, r"image 1: 'width': expected a number from 0 to 1e\+07, got -64"),
         (IMAGE + "width", 1e18, r"image 1: 'width': expected a number from 0 to 1e\+07"),
@@ -321,3 +323,30 @@ def test_damaged_files_of_2017(rect, more, message, tmp_path):
     (tmp_path / "x.json").write_text(json.dumps({"annolist": [image]}))
     with pytest.raises(ValueError, match=r"x\.json: image images/v/00000001.jpg: " + message):
         load_posetrack(tmp_path / "x.json")
+
+
+# Boxes of a detector
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (None, r"detection 0: expected an object, got null"),
+        ({"bbox": None}, r"detection 0: 'bbox': expected a list of 4, got null"),
+        ({"bbox": [1, 2, 3]}, r"detection 0: 'bbox': expected a list of 4, got a list of 3"),
+        ({"bbox": [1, 2, 3, "w"]}, r"detection 0: 'bbox': expected a number, got 'w'"),
+        ({"bbox": [1, 2, 3, -4]}, r"detection 0: 'bbox' has a negative width or height"),
+        ({"score": float("inf")}, r"detection 0: 'score': .*, got inf"),
+        ({"image_name": 5}, r"detection 0: 'image_name': expected text, got 5"),
+        ({"image_name": ..., "image_id": [1]}, r"detection 0: 'image_id': expected an id"),
+    ],
+)
+def test_damaged_detections(entry, message, tmp_path):
+    good = {"image_name": "clip/000001.jpg", "bbox": [1, 2, 3, 4], "score": 0.9}
+    changes = {} if entry is None else {**good, **entry}
+    content = None if entry is None else {k: v for k, v in changes.items() if v is not ...}
+    (tmp_path / "d.json").write_text(json.dumps([content]))
+    with pytest.raises(ValueError, match=r"d\.json: " + message):
+        load_detections(tmp_path / "d.json", load_labels(changed(tmp_path / "x.json")))
+    (tmp_path / "d.json").write_text(json.dumps([good, {**good, "image_id": "1"}]))
+    assert len(load_detections(tmp_path / "d.json", load_labels(tmp_path / "x.json"))) == 2

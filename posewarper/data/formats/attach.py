@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import posixpath
+import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from posewarper.data.annotations import frame_of_file
-from posewarper.data.tables import PoseDataset, Video
+from posewarper.data.formats.cropped import deeplabcut_crop, moved
+from posewarper.data.formats.deeplabcut_project import Crop
+from posewarper.data.formats.pictures import Footage, Found, Labelled, find_frames, image_size
+from posewarper.data.frame_names import frames_of_files
+from posewarper.data.tables import Bools, Ints, PoseDataset, Video
 from posewarper.data.video import VideoFile, decode_image
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+_ANY = "%d"  # pattern of a video whose images are named in several ways
 
 VideoPath = str | Path
 Videos = VideoPath | Mapping[str, VideoPath]
@@ -24,8 +31,14 @@ def attach(dataset: PoseDataset, videos: Videos) -> PoseDataset:
 
     Frame numbers stay, so that images which were taken out of a video and are named by their number
     in it find their way back to it; in a folder, the file name decides, or the number if no name is
-    found there. Only where labels of a video file go to a folder, frame n becomes the n-th image in
-    the order of numbers. Sizes are read where the labels lack them.
+    found there. Labels of frame n of a video file go to the image with this number; to the n-th one
+    where images are numbered from 1, or where there are as many as frames and the numbers do not
+    fit. Labels of frames between images are left out.
+
+    Where labelled images (or the video file that was labelled) lie near the labels, they are
+    compared with the frames, and labels go to the frames that the images show. Labels of a cropped
+    DeepLabCut project are moved to where the crop is. Sizes are read where the labels lack them.
+    What was decided, warnings say.
 
     Args:
         dataset: labels.
@@ -35,7 +48,8 @@ def attach(dataset: PoseDataset, videos: Videos) -> PoseDataset:
     Raises:
         FileNotFoundError: there is no such file or folder.
         ValueError: a name is not among the videos; one path is given for several videos; labels
-            name frames that do not exist.
+            name frames that do not exist, were made at another size, or may belong to either of
+            two images; images show none of the frames.
     """
     for position, path in _choose(dataset, videos).items():
         dataset = _replace_video(dataset, position, Path(path))
@@ -67,43 +81,102 @@ def _choose(dataset: PoseDataset, videos: Videos) -> dict[int, VideoPath]:
     return chosen
 
 
-def _replace_video(dataset: PoseDataset, position: int, path: Path) -> PoseDataset:
-    frames, old = dataset.frames, dataset.videos[position]
-    rows = np.flatnonzero(frames.video == position)
-    numbers, names = np.array(frames.number), list(frames.file_name)
-    if path.is_dir():
-        new, images = _folder(path)
-        if old.is_file:
-            in_order = sorted(images)
-            _check(dataset, rows, [n if n in range(len(images)) else None for n in numbers[rows]])
-            numbers[rows] = [in_order[n] for n in numbers[rows].tolist()]
-        else:
-            by_name = {name: number for number, name in images.items()}
-            found: list[int | None]
-            found = [by_name.get(posixpath.basename(names[row])) for row in rows.tolist()]
-            if all(number is None for number in found):  # the same frames under other names
-                found = [n if n in images else None for n in numbers[rows].tolist()]
-            _check(dataset, rows, found)
-            numbers[rows] = [number for number in found if number is not None]
-        for row in rows.tolist():
-            names[row] = posixpath.join(new.path, images[int(numbers[row])])
-        first_image = path / images[int(numbers[rows[0]])] if len(rows) else None
-        size = (0, 0) if first_image is None else decode_image(first_image).shape[1::-1]
-    elif path.is_file():
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """What labels of one video are put on.
+
+    Attributes:
+        path: video file or folder.
+        video: the same in a data set.
+        images: of a folder, by number.
+        file: of a video file.
+    """
+
+    path: Path
+    video: Video
+    images: Mapping[int, str]
+    file: VideoFile | None
+
+    @classmethod
+    def of_file(cls, path: Path) -> _Target:
         file = VideoFile(path)
-        count = file.frame_count()
-        new = Video(path.with_suffix("").as_posix(), count, 0, "", path.as_posix())
-        _check(dataset, rows, [n if n in range(count) else None for n in numbers[rows].tolist()])
-        for row in rows.tolist():
-            names[row] = new.file_name(int(numbers[row]))
-        image = file.read(0)
-        size = (0, 0) if image is None else image.shape[1::-1]
+        stem = path.with_suffix("").as_posix()
+        return cls(path, Video(stem, file.frame_count(), 0, "", path.as_posix()), {}, file)
+
+    def has(self, number: int) -> bool:
+        return number in self.images if self.file is None else 0 <= number <= self.video.last_frame
+
+    def size_wh(self, number: int) -> tuple[int, int]:
+        """Width and height of a frame; (0, 0) if a video file's first one cannot be decoded."""
+        if self.file is None:
+            return image_size(self.path / self.images[number])
+        image = self.file.read(0)
+        return (0, 0) if image is None else (image.shape[1], image.shape[0])
+
+    def footage(self, crop: Crop | None) -> Footage:
+        if self.file is not None:
+            return Footage.of_file(self.file, crop)
+        return Footage.of_folder(self.path, self.images, crop)
+
+
+def _replace_video(dataset: PoseDataset, position: int, path: Path) -> PoseDataset:
+    old = dataset.videos[position]
+    rows = np.flatnonzero(dataset.frames.video == position)
+    if path.is_dir():
+        target = _folder(path, dataset, rows)
+    elif path.is_file():
+        target = _Target.of_file(path)
     else:
         raise FileNotFoundError(f"{path}: there is no such video file or folder of images")
+    readings = _readings(dataset, old, rows, target)
+    at_hand = _at_hand(dataset, old, rows, target)
+    crop = None if old.is_file else _crop(dataset, rows, target, at_hand, readings[0])
+    found = _found(dataset, old, rows, target, readings, at_hand, crop)
+    keep = _existing(dataset, rows, target, found)
+    if not keep.all():
+        kept = np.ones(len(dataset.frames), np.bool_)
+        kept[rows[~keep]] = False
+        dataset = dataset.select(frames=kept)
+        rows = np.flatnonzero(dataset.frames.video == position)
+        found = found[keep]
+    if crop is not None:
+        dataset = moved(dataset, rows, (crop.x1, crop.y1))
+    return _renamed(dataset, position, rows, target, found, cropped=crop is not None)
+
+
+def _renamed(
+    dataset: PoseDataset,
+    position: int,
+    rows: Ints,
+    target: _Target,
+    found: Ints,
+    *,
+    cropped: bool,
+) -> PoseDataset:
+    """The data set with another video, and with its numbers, names and sizes of frames."""
+    frames = dataset.frames
+    numbers, names = np.array(frames.number), list(frames.file_name)
+    numbers[rows] = found
     sizes = np.array(frames.size_wh)
-    unknown = rows[sizes[rows].min(1, initial=1) <= 0]
-    sizes[unknown] = size
-    videos = (*dataset.videos[:position], new, *dataset.videos[position + 1 :])
+    if cropped:
+        sizes[rows] = 0
+    size = target.size_wh(0) if target.file is not None and len(rows) else (0, 0)
+    for row, number in zip(rows.tolist(), found.tolist(), strict=True):
+        names[row] = target.video.file_name(number)
+        if target.file is None:
+            names[row] = posixpath.join(target.video.path, target.images[number])
+            size = target.size_wh(number)
+        width, height = sizes[row].tolist()
+        if min(width, height) <= 0:
+            sizes[row] = size
+        elif (width, height) != size and min(size) > 0:
+            turned = " (turned by the video's metadata?)" if (height, width) == size else ""
+            raise ValueError(
+                f"{dataset.source}: frame {number} was labelled at {width}x{height} pixels, "
+                f"{target.path} has {size[0]}x{size[1]}{turned}; labels count in pixels of the "
+                "video"
+            )
+    videos = (*dataset.videos[:position], target.video, *dataset.videos[position + 1 :])
     frame_id = np.array(frames.frame_id)
     frame_id[rows] = np.where(frame_id[rows] == frames.number[rows], numbers[rows], frame_id[rows])
     frames = replace(
@@ -112,29 +185,245 @@ def _replace_video(dataset: PoseDataset, position: int, path: Path) -> PoseDatas
     return replace(dataset, videos=videos, frames=frames)
 
 
-def _folder(path: Path) -> tuple[Video, dict[int, str]]:
-    """A folder as a video, and its images by number."""
+def images_of(path: Path, pattern: str) -> dict[int, str]:
+    """Names of the images in a folder that make up one video, by number.
+
+    Args:
+        path: folder.
+        pattern: of the names, as ``attach`` gives it to the video: where images of several patterns
+            make up the video, it is none of theirs.
+    """
+    groups = _images_by_pattern(path)
+    if pattern in groups:
+        return groups[pattern]
+    return {number: name for images in groups.values() for number, name in images.items()}
+
+
+def _images_by_pattern(path: Path) -> dict[str, dict[int, str]]:
     names = sorted(p.name for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not names:
         raise ValueError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
-    places = [frame_of_file(name) for name in names]
-    images = {number: name for name, (_, _, number) in zip(names, places, strict=True)}
-    if len(images) != len(names):
-        raise ValueError(f"{path}: two of the images {names[:4]}, ... have the same number")
-    pattern = next((p for _, p, _ in places if "%0" in p), places[0][1])
-    first, last = min(images), max(images)
-    return Video(path.as_posix(), last - first + 1, first, pattern), images
+    groups: dict[str, dict[int, str]] = {}
+    for name, (_, pattern, number) in zip(names, frames_of_files(names), strict=True):
+        other = groups.setdefault(pattern, {}).setdefault(number, name)
+        if other != name:
+            raise ValueError(f"{path}: images {other} and {name} have the same number")
+    return groups
 
 
-def _check(dataset: PoseDataset, rows: np.ndarray, found: list[int | None]) -> None:
-    names = [
-        dataset.frames.file_name[row]
-        for row, number in zip(rows.tolist(), found, strict=True)
-        if number is None
-    ]
-    if names:
-        video = dataset.videos[dataset.frames.video[rows[0]]].name
+def _folder(path: Path, dataset: PoseDataset, rows: Ints) -> _Target:
+    """A folder as a video: its images, or, if they are named in several ways, those that are named
+    like the labels' images.
+    """
+    groups = _images_by_pattern(path)
+    wanted = {posixpath.basename(dataset.frames.file_name[row]) for row in rows.tolist()}
+    named = [pattern for pattern, images in groups.items() if wanted & {*images.values()}]
+    pattern = (named or list(groups))[0] if len(named) == 1 or len(groups) == 1 else _ANY
+    images = images_of(path, pattern)
+    if len(images) < sum(map(len, groups.values())) and pattern == _ANY:
         raise ValueError(
-            f"{dataset.source}: {len(names)} of {len(rows)} frames of video {video!r} do not exist "
-            f"in the video given: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+            f"{path}: which images are meant? Several have the same number: they are called "
+            f"{', '.join(sorted(groups)[:4])}; put those of one video in a folder of their own"
         )
+    first, last = min(images), max(images)
+    return _Target(path, Video(path.as_posix(), last - first + 1, first, pattern), images, None)
+
+
+def _readings(
+    dataset: PoseDataset, old: Video, rows: Ints, target: _Target
+) -> list[dict[int, int]]:
+    """What numbers of frames may mean in the target, the likeliest first: numbers there by row."""
+    numbers = dict(zip(rows.tolist(), dataset.frames.number[rows].tolist(), strict=True))
+    if not old.is_file and target.file is None:
+        by_name = {name: number for number, name in target.images.items()}
+        names = {row: posixpath.basename(dataset.frames.file_name[row]) for row in numbers}
+        named = {row: by_name[name] for row, name in names.items() if name in by_name}
+        if named:
+            return [named]
+    there = sorted(target.images) or range(target.video.frame_count)
+    if not old.is_file:
+        # 1 to n are the same frames as 0 to n - 1: others do not exist.
+        if (old.first_frame, there[0], old.frame_count) == (1, 0, len(there)) and (
+            there[-1] == len(there) - 1
+        ):
+            warnings.warn(
+                f"{dataset.source}: {old.name!r} has frames 1 to {old.frame_count}, {target.path} "
+                f"0 to {there[-1]}: frame 1 goes to frame 0",
+                stacklevel=4,
+            )
+            return [{row: number - 1 for row, number in numbers.items()}]
+        return [numbers]
+    if target.file is not None:
+        return [numbers]
+    contiguous = there[-1] - there[0] + 1 == len(there)
+    in_order = {row: there[n] for row, n in numbers.items() if 0 <= n < len(there)}
+    nth = len(in_order) == len(numbers) and (
+        len(there) == old.frame_count or (contiguous and there[0] == 1)
+    )
+    inside = all(there[0] <= n <= there[-1] for n in numbers.values())
+    by_number = inside and any(n in target.images for n in numbers.values())
+    if nth and contiguous and there[0] == 1:
+        warnings.warn(
+            f"{target.path}: images are numbered from 1, frames from 0: labels of frame n go to "
+            "image n + 1",
+            stacklevel=4,
+        )
+        return [in_order]
+    if nth and by_number and in_order != numbers:
+        return [numbers, in_order]
+    return [in_order if nth else numbers]
+
+
+def _at_hand(dataset: PoseDataset, old: Video, rows: Ints, target: _Target) -> dict[int, Labelled]:
+    """Labelled images that lie near the labels and are not the target's own, by row."""
+    labels = Path(dataset.source)
+    if old.is_file:
+        path = _find(old.path, labels)
+        if path is None or (target.path.is_file() and path.samefile(target.path)):
+            return {}
+        file = VideoFile(path)
+        numbers = dataset.frames.number[rows].tolist()
+        return {
+            row: Labelled(f"frame {number} of {path}", partial(file.read, number))
+            for row, number in zip(rows.tolist(), numbers, strict=True)
+        }
+    found = {}
+    for row in rows.tolist():
+        path = _find(dataset.frames.file_name[row], labels)
+        if path is not None and path.parent.resolve() != target.path.resolve():
+            found[row] = Labelled(str(path), partial(decode_image, path))
+    return found
+
+
+def _find(name: str, labels: Path) -> Path | None:
+    """Where a labelled image is: below the folder of the labels, one of the three above, or
+    beside the labels.
+    """
+    above = [labels.absolute().parent, *labels.absolute().parent.parents][:4]
+    places = [folder / name for folder in above] + [above[0] / posixpath.basename(name)]
+    return next((place for place in places if place.is_file()), None)
+
+
+def _crop(
+    dataset: PoseDataset,
+    rows: Ints,
+    target: _Target,
+    at_hand: Mapping[int, Labelled],
+    reading: Mapping[int, int],
+) -> Crop | None:
+    """The part of the target's frames that the labels count in; None: the whole frame."""
+    number = next((n for n in reading.values() if target.has(n)), None)
+    if number is None:
+        return None
+    image_wh = None
+    if at_hand:
+        image = at_hand[min(at_hand)].read()
+        image_wh = None if image is None else (image.shape[1], image.shape[0])
+    elif len(rows) and dataset.frames.size_wh[rows[0]].min() > 0:
+        width, height = dataset.frames.size_wh[rows[0]].tolist()
+        image_wh = width, height
+    return deeplabcut_crop(dataset, rows, target.path, target.size_wh(number), image_wh)
+
+
+def _found(
+    dataset: PoseDataset,
+    old: Video,
+    rows: Ints,
+    target: _Target,
+    readings: list[dict[int, int]],
+    at_hand: Mapping[int, Labelled],
+    crop: Crop | None,
+) -> Ints:
+    """The number in the target of every row, by the pictures where they are at hand; -1 where
+    there is none.
+    """
+    reading = readings[0]
+    name = dataset.frames.file_name[int(rows[0])] if len(rows) else ""
+    if at_hand:
+        shown = find_frames(at_hand, readings, target.footage(crop), dataset.source)
+        if shown.still:
+            warnings.warn(
+                f"{target.path}: nothing moves in it, so images do not tell whether labels of "
+                f"{name} go to frame {reading.get(int(rows[0]))}",
+                stacklevel=4,
+            )
+        reading = _of_all(dataset, rows, readings, shown, target)
+        other = [row for row in shown.numbers if shown.numbers[row] != readings[0].get(row)]
+        if other:
+            listed = [dataset.frames.number[other].tolist(), [reading[row] for row in other]]
+            told, seen = (", ".join(map(str, n[:3])) + ", ..." * (len(n) > 3) for n in listed)
+            warnings.warn(
+                f"{dataset.source}: images of {old.name!r} are numbered {told} but show frames "
+                f"{seen} of {target.path}: labels were put there",
+                stacklevel=4,
+            )
+    elif len(readings) > 1:
+        row = next(r for r in rows.tolist() if readings[0][r] != readings[1][r])
+        one, two = (target.images.get(r[row], f"none ({r[row]})") for r in readings)
+        raise ValueError(
+            f"{dataset.source}: frame {dataset.frames.number[row]} of {old.name!r} may be image "
+            f"{one} of {target.path} by its number, or {two}, the image at this place in the "
+            "folder; put the video beside the labels, or give images the numbers of their frames"
+        )
+    elif target.file is not None and not old.is_file and len(rows):
+        warnings.warn(
+            f"{target.path}: frames are counted from 0: labels of {name} go to frame "
+            f"{reading[int(rows[0])]}, in pixels of the whole frame",
+            stacklevel=4,
+        )
+    return np.array([reading.get(row, -1) for row in rows.tolist()], np.int64)
+
+
+def _of_all(
+    dataset: PoseDataset,
+    rows: Ints,
+    readings: list[dict[int, int]],
+    shown: Found,
+    target: _Target,
+) -> dict[int, int]:
+    """The same for rows whose images are not at hand: by the reading or the shift that is right for
+    the others.
+    """
+    right = next(
+        (r for r in readings if all(r.get(row) == n for row, n in shown.numbers.items())), None
+    )
+    if right is not None:
+        return right
+    everything = dict(shown.numbers)
+    for row in rows.tolist():
+        if row not in everything and shown.shift is None:
+            raise ValueError(
+                f"{dataset.source}: images are not named by the frames of {target.path} that they "
+                f"show, and {dataset.frames.file_name[row]} is not at hand or one of too many: put "
+                "it where the others are, or name images by frame"
+            )
+        if row not in everything and row in readings[0]:
+            everything[row] = readings[0][row] + (shown.shift or 0)
+    return everything
+
+
+def _existing(dataset: PoseDataset, rows: Ints, target: _Target, found: Ints) -> Bools:
+    """Which rows have a frame in the target; those that fall into gaps between its images have
+    none.
+
+    Raises:
+        ValueError: a frame does not exist, and not because of a gap.
+    """
+    there = np.array([target.has(number) for number in found.tolist()], np.bool_)
+    if there.all():
+        return there
+    names = [dataset.frames.file_name[row] for row in rows[~there].tolist()]
+    listed = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    video = dataset.videos[dataset.frames.video[rows[0]]]
+    first, last = target.video.first_frame, target.video.last_frame
+    if not video.is_file or not there.any() or not ((found >= first) & (found <= last)).all():
+        raise ValueError(
+            f"{dataset.source}: {len(names)} of {len(rows)} frames of video {video.name!r} do not "
+            f"exist in the video given: {listed}"
+        )
+    warnings.warn(
+        f"{dataset.source}: {len(names)} of {len(rows)} frames of video {video.name!r} have no "
+        f"image in {target.path}, their labels are left out: {listed}",
+        stacklevel=4,
+    )
+    return there

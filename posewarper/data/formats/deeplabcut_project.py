@@ -79,7 +79,12 @@ def find_config(labels: Path) -> Path | None:
     """
     folder = labels.absolute().parent
     places = [folder, *folder.parents][:3]
-    return next((f / CONFIG for f in places if (f / CONFIG).is_file()), None)
+    return next((f / CONFIG for f in places if _is_of_project(f / CONFIG)), None)
+
+
+def _is_of_project(path: Path) -> bool:
+    """Whether it is there and looks like one: many tools call a file ``config.yaml``."""
+    return path.is_file() and b"video_sets" in path.read_bytes()
 
 
 def read_config(path: str | Path) -> DeepLabCutProject:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from posewarper.data.annotations import frame_of_file
 from posewarper.data.entries import check_frame_numbers, check_values, ids_of_tracks
+from posewarper.data.frame_names import Place, frames_of_files, warn_implausible
 from posewarper.data.tables import Floats, Frames, People, PoseDataset, Video
 from posewarper.skeleton import SKELETONS, Skeleton
 
@@ -198,41 +198,40 @@ class LabelFile:
 
     def _videos(self) -> tuple[tuple[Video, ...], dict[int, tuple[int, int]]]:
         """The videos, and for each frame (by id) the position of its video and its number."""
-        parsed: dict[int, tuple[str, str, int]] = {}
-        for frame in self._frames.values():
-            if frame.number is None:
-                parsed[id(frame)] = frame_of_file(frame.path)
-            else:
-                parsed[id(frame)] = frame.path, "", frame.number
-        sets = [[frame_of_file(normal_path(path)) for path in paths] for paths in self.image_sets]
-        # Numbers that start with another digit than 0 have the width of their padded neighbours.
-        everything = [*parsed.values(), *(place for places in sets for place in places)]
-        padded = {
-            (folder, re.sub(r"%0\d+d", "%d", pattern)): pattern
-            for folder, pattern, _ in everything
-            if re.search(r"%0\d+d", pattern)
+        images = [f.path for f in self._frames.values() if f.number is None]
+        in_sets = [normal_path(path) for paths in self.image_sets for path in paths]
+        place_of = dict(zip([*images, *in_sets], frames_of_files([*images, *in_sets]), strict=True))
+        parsed: dict[int, Place] = {
+            id(frame): place_of[frame.path]
+            if frame.number is None
+            else (frame.path, "", frame.number)
+            for frame in self._frames.values()
         }
-
-        def key(place: tuple[str, str, int]) -> tuple[str, str]:
-            return place[0], padded.get((place[0], place[1]), place[1])
-
+        sets = [[place_of[normal_path(path)] for path in paths] for paths in self.image_sets]
         numbers: dict[tuple[str, str], list[int]] = {}
-        for place in parsed.values():
-            numbers.setdefault(key(place), []).append(place[2])
+        for folder, pattern, number in parsed.values():
+            numbers.setdefault((folder, pattern), []).append(number)
         extents = {k: (0, max(listed) + 1) for k, listed in numbers.items()}
         for places in sets:
             found = sorted(number for _, _, number in places)
-            if len({key(place) for place in places}) == 1 and key(places[0]) in numbers:
+            keys = {place[:2] for place in places}
+            if len(keys) == 1 and keys <= set(numbers):
                 first, count = found[0], found[-1] - found[0] + 1
                 whole = len(found) == count  # images without gaps: a video, all of it
-                extents[key(places[0])] = (first, count) if whole else (0, found[-1] + 1)
+                extents[places[0][:2]] = (first, count) if whole else (0, found[-1] + 1)
         for path, count in self.frame_counts.items():
             known = normal_path(path), ""
             if known in extents:
                 extents[known] = 0, max(count, extents[known][1])
         videos = make_videos(extents)
+        named = {
+            video.name: listed
+            for video, ((_, pattern), listed) in zip(videos, numbers.items(), strict=True)
+            if pattern
+        }
+        warn_implausible(named, self.source)
         position = {k: i for i, k in enumerate(extents)}
-        return videos, {i: (position[key(place)], place[2]) for i, place in parsed.items()}
+        return videos, {i: (position[place[:2]], place[2]) for i, place in parsed.items()}
 
 
 def make_videos(extents: dict[tuple[str, str], tuple[int, int]]) -> tuple[Video, ...]:

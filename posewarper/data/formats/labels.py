@@ -60,11 +60,12 @@ def load_labels(
 ) -> PoseDataset:
     """Read labels of any known format; every command reads its files so.
 
-    Frames of video files count from 0. Images are frames of a video if their names end in numbers
-    (``annotations.frame_of_file``); a video in a folder then lasts at least to the last number that
-    is listed. Boxes that a format does not have are the extent of the labelled joints times 1.25.
-    Track ids are positions in the file's list of tracks, or the numbers in names like ``track_3``;
-    names are in ``PoseDataset.track_names``. What each format can say: docs/formats.md.
+    Frames of video files count from 0. Images are frames of a video if there are numbers in their
+    names (``frame_names.frames_of_files``); a video in a folder then lasts at least to the last
+    number that is listed. Boxes that a format does not have are the extent of the labelled joints
+    times 1.25. Track ids are positions in the file's list of tracks, or the numbers in names like
+    ``track_3``; names are in ``PoseDataset.track_names``. What each format can say:
+    docs/formats.md.
 
     Args:
         path: file with labels; folder of official PoseTrack files (``load_posetrack``), of a

@@ -75,9 +75,12 @@ def read_csv(path: Path) -> LabelFile:
     frame_column = next((name for name in _FRAME_COLUMNS if name in header), "")
     joints, groups = _groups(header, path)
     if not joints or not (frame_column or "image" in header):
+        hint = ""
+        if {"node", "x", "y"} <= {*header}:
+            hint = ": a row per point; sleap-io also writes a row per animal (format 'instances')"
         raise ValueError(
             f"{path}: expected a table with a column 'frame_idx' (or 'image') and columns "
-            f"'JOINT.x' and 'JOINT.y', got {header or 'no rows'}"
+            f"'JOINT.x' and 'JOINT.y', got {header or 'no rows'}{hint}"
         )
     place_of = {name: i for i, name in enumerate(header)}
     labels = LabelFile(str(path), joints)
