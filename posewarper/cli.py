@@ -30,6 +30,8 @@ from posewarper.data.video import FrameSource, fill_sizes
 from posewarper.evaluation.results import Result
 from posewarper.skeleton import POSETRACK, find_skeleton
 
+_THRESHOLDS = (0.05, 0.1, 0.2, 0.5)
+
 
 def stats(annotations: Path, json: bool = False) -> dict[str, Any]:
     """Count videos, frames, people and labelled joints.
@@ -122,6 +124,14 @@ def sparsify(
         raise ValueError("every, protocol, frames: expected frames or the others, got both")
     if all(option is None for option in (every, frames, videos, protocol)):
         raise ValueError("expected at least one of every, frames, videos and protocol")
+    if offset and every is None and protocol is None:
+        raise ValueError(f"offset: goes with every, got {offset} without it")
+    if protocol == "posetrack-truth" and every is not None:
+        raise ValueError(f"every: protocol {protocol!r} keeps the whole run, got {every}")
+    if spread != "even" and frames is None:
+        raise ValueError(f"spread: goes with frames, got {spread!r} without them")
+    if seed and videos is None and spread != "random":
+        raise ValueError("seed: goes with videos and spread 'random'; nothing else is drawn")
     dataset = load_labels(annotations)
     if videos is not None:
         dataset = sparse.choose_videos(dataset, videos, seed)
@@ -196,7 +206,7 @@ def evaluate(
     metric: Literal["posetrack", "oks", "pck"] = "posetrack",
     tracking: bool = False,
     skeleton: str = POSETRACK.name,
-    thresholds: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5),
+    thresholds: tuple[float, ...] = _THRESHOLDS,
     lengths: Literal["head", "box", "extent"] = "head",
     per_joint: bool = False,
     out: Path | None = None,
@@ -219,6 +229,14 @@ def evaluate(
     """
     if out is not None and out.suffix not in (".json", ".csv"):
         raise ValueError(f"out: expected a name that ends in .json or .csv, got {out.name!r}")
+    for option, value, default, of in (
+        ("tracking", tracking, False, "posetrack"),
+        ("skeleton", skeleton, POSETRACK.name, "oks"),
+        ("thresholds", tuple(thresholds), _THRESHOLDS, "pck"),
+        ("lengths", lengths, "head", "pck"),
+    ):
+        if value != default and metric != of:
+            raise ValueError(f"{option}: goes with metric {of}, got {metric!r}")
     result: Result
     if metric == "posetrack":
         result = evaluation.evaluate_posetrack(truth, predictions, tracking=tracking)

@@ -58,3 +58,22 @@ def write_json(path: str | Path, content: Any) -> None:
         raise ValueError(f"{path}: {error}") from None
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def check_place(out: Path, folder: bool) -> None:
+    """An error before the work, not after it.
+
+    Args:
+        out: file to write, or folder to write to.
+        folder: which of them.
+
+    Raises:
+        ValueError: the other one is there, or a file where a folder above it would have to be.
+    """
+    if folder and out.is_file():
+        raise ValueError(f"out: expected a folder to write to, got the file {out}")
+    if not folder and out.is_dir():
+        raise ValueError(f"out: expected a file to write, got the folder {out}")
+    above = next(parent for parent in out.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise ValueError(f"out: {out} cannot be written, as {above} is a file")

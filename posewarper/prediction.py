@@ -14,11 +14,12 @@ from typing import Any, Literal
 from posewarper.data.annotations import save_coco
 from posewarper.data.dataset import Boxes
 from posewarper.data.formats import load_labels
-from posewarper.data.given_boxes import given_boxes, load_frames
+from posewarper.data.given_boxes import BOX_THRESHOLD, given_boxes, load_frames
 from posewarper.data.tables import Ints, PoseDataset
 from posewarper.data.tracks import CropBox, Leaving, Sources
 from posewarper.data.video import FrameSource, Missing
 from posewarper.evaluation.prediction_datasets import Neck, official_names, write_predictions
+from posewarper.files import check_place
 from posewarper.inference.aggregation import Mode, PersonScore, Predicted, Scoring, predict_boxes
 from posewarper.inference.augmentation import augment_labels
 from posewarper.inference.baselines import Preset
@@ -127,7 +128,7 @@ def propagate(
         distance=distance, leaving=leaving, repredict=repredict, rounded=rounded, preset=preset,
         threshold=threshold,
     )  # fmt: skip
-    _check_out(out, folder=format.startswith("posetrack"))
+    check_place(out, folder=format.startswith("posetrack"))
     if truth is not None and format == "dataset":
         raise ValueError("truth: goes with the formats coco, posetrack18 and posetrack17")
     predictor, dataset, source = _inputs(
@@ -215,7 +216,7 @@ def augment(
         "leaving": leaving, "rounded": rounded, "preset": preset, "threshold": threshold,
     }  # fmt: skip
     PropagationOptions(method, **options)  # an error now, not after the model is loaded
-    _check_out(out, folder=False)
+    check_place(out, folder=False)
     predictor, dataset, source = _inputs(
         model, labels, images, method, missing, device, precision, flip_test, batch_size
     )
@@ -233,7 +234,7 @@ def aggregate(
     model: Path | None = None,
     images: Path | None = None,
     boxes: Path | None = None,
-    box_threshold: float = 0.2,
+    box_threshold: float = BOX_THRESHOLD,
     mode: Mode = "aggregate",
     window: WindowName | None = None,
     flip_test: bool = False,
@@ -320,8 +321,15 @@ def aggregate(
         OSError: a file cannot be read or written.
     """
     settings = {name: value for name, value in locals().items() if name not in _HARMLESS}
-    _check_out(out, folder=mode == "both" or format.startswith("posetrack"))
+    check_place(out, folder=mode == "both" or format.startswith("posetrack"))
     scoring = Scoring(weigh_joints, rescore, nms, soft_nms, sigmas)
+    if boxes is None and box_threshold != BOX_THRESHOLD:
+        raise ValueError("box_threshold: goes with boxes of a detector, and none are given")
+    if window is not None and mode == "single":
+        raise ValueError("window: goes with the modes aggregate and both, got single")
+    if not format.startswith("posetrack") and (neck != "head_bottom" or dummy_people):
+        option = "dummy_people" if dummy_people else "neck"
+        raise ValueError(f"{option}: goes with the formats posetrack18 and 17, got {format!r}")
     model, images = _given(model, "mode", mode), _folder(images, "mode", mode)
     sharing = join_sharing()
     device = sharing.device(device)
@@ -413,6 +421,8 @@ def _inputs(
     the model is then not read.
     """
     needed = _given(model, "method", method) if method in WITH_NETWORK else None
+    if flip_test and needed is None:
+        raise ValueError(f"flip_test: goes with {WITH_NETWORK}, got method {method!r}")
     if images is not None or method not in WITHOUT_FRAMES:
         images = _folder(images, "method", method)
     predictor = None
@@ -477,17 +487,6 @@ def _window(name: str | None) -> Window | None:
 
 def _place(out: Path, name: str, format: OutFormat) -> Path:
     return out / (name if format.startswith("posetrack") else f"{name}.json")
-
-
-def _check_out(out: Path, folder: bool) -> None:
-    """An error before the work, not after it."""
-    if folder and out.is_file():
-        raise ValueError(f"out: expected a folder to write to, got the file {out}")
-    if not folder and out.is_dir():
-        raise ValueError(f"out: expected a file to write, got the folder {out}")
-    above = next(parent for parent in out.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise ValueError(f"out: {out} cannot be written, as {above} is a file")
 
 
 def _check_joints(skeleton: Skeleton, format: str, whose: str) -> None:

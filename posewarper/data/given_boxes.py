@@ -12,6 +12,8 @@ from posewarper.data.tables import Ints, PoseDataset
 from posewarper.data.video import FrameSource, fill_sizes
 from posewarper.skeleton import Skeleton
 
+BOX_THRESHOLD = 0.2  # of the published results
+
 
 def load_frames(path: Path, skeleton: Skeleton) -> PoseDataset:
     """Annotations of which frames and boxes count: with the joints that the file names, whichever

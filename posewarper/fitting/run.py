@@ -125,6 +125,8 @@ def fit(
     inputs = read_inputs(
         paths, labels, skeleton, format=format, predicted_as_labels=predicted_as_labels
     )
+    if fps is not None and all(video.is_file for video in inputs.dataset.videos):
+        raise ValueError("fps: goes with folders of images; video files tell their own")
     kind = choose_device(device).type
     plan = make_plan(inputs.dataset, kind, upright=upright, effort=effort)
     if holdout is None and truth is not None:

@@ -72,6 +72,8 @@ class Scoring:
             raise ValueError(f"nms: expected None or a number in 0..1, not 0, got {self.nms}")
         if self.soft_nms and self.nms is None:
             raise ValueError("soft_nms: needs a number for nms")
+        if self.sigmas is not None and self.nms is None:
+            raise ValueError("sigmas: needs a number for nms")
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,7 @@ class Predictor(ABC):
         flip_test, shift_flipped, refinement, batch_size: see ``PosePredictor``.
 
     Raises:
-        ValueError: an option is not known.
+        ValueError: an option is not known, or does not go with another.
     """
 
     def __init__(
@@ -61,6 +61,8 @@ class Predictor(ABC):
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         if refinement is not None and refinement not in REFINEMENTS:
             raise ValueError(f"refinement: expected one of {REFINEMENTS}, got {refinement!r}")
+        if shift_flipped and not flip_test:
+            raise ValueError("shift_flipped: goes with flip_test, whose mirrored heatmaps it moves")
         self.model = model
         self.device = device
         self.flip_test, self.shift_flipped = flip_test, shift_flipped

@@ -121,6 +121,15 @@ class PropagationOptions:
             raise ValueError(f"follow: goes with {WITH_NETWORK}, got {self.method!r}")
         if self.consistent and self.method != "warp":
             raise ValueError(f"consistent: goes with 'warp' only, got {self.method!r}")
+        if self.rounded and self.method != "warp":
+            raise ValueError(f"rounded: goes with 'warp' only, got {self.method!r}")
+        if self.box is not None and self.method not in WITH_NETWORK:
+            raise ValueError(f"box: goes with {WITH_NETWORK}, got {self.method!r}")
+        if self.preset != "medium" and self.method != "flow" and not self.flow_weight:
+            raise ValueError(
+                f"preset: goes with 'flow' and with flow_weight, got {self.preset!r} for "
+                f"{self.method!r}"
+            )
         if self.distance is not None and self.distance < 1:
             raise ValueError(f"distance: expected at least 1 frame, got {self.distance}")
         if not self.threshold >= 0:

@@ -261,7 +261,10 @@ def _with_times(
     source = None if images is None else FrameSource(images)
     stamps: dict[str, Floats] = {}
     for name in dict.fromkeys(suggestion.video for suggestion in chosen):
-        if source is not None and (fps is not None or source.file_of(videos[name]) is not None):
+        own_times = source is not None and source.file_of(videos[name]) is not None
+        if own_times and fps is not None:
+            raise ValueError(f"fps: {name} in {images} is a video file, which tells its own")
+        if source is not None and (fps is not None or own_times):
             stamps[name] = times(source, videos[name], fps)
         elif fps is not None:
             stamps[name] = np.arange(videos[name].frame_count) / fps

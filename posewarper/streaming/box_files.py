@@ -46,8 +46,7 @@ def load_boxes(path: Path, source: Source, model: PoseSpec, threshold: float) ->
         raise ValueError(
             "box_file: goes with a video file or a folder of images, not with a stream"
         )
-    listed = path.suffix.lower() == ".json" and isinstance(content := read_json(path), list)
-    if listed and content and isinstance(content[0], dict) and "bbox" in content[0]:
+    if has_detections(path):
         return _detections(path, source, model, threshold)
     dataset = load_labels(path, poses=False)
     dataset = attach(_only(dataset, source.video), source.path)
@@ -62,6 +61,12 @@ def load_boxes(path: Path, source: Source, model: PoseSpec, threshold: float) ->
         known = np.isfinite(degrees)
         box[known] = np.concatenate([around, degrees[:, None]], 1)[known]
     return _by_number(frames.number[people.frame[rows]], box, None, people.track_id[rows])
+
+
+def has_detections(path: Path) -> bool:
+    """Whether a file is a detector's list, whose boxes have scores, and not one of labels."""
+    listed = path.suffix.lower() == ".json" and isinstance(content := read_json(path), list)
+    return bool(listed and content and isinstance(content[0], dict) and "bbox" in content[0])
 
 
 def _detections(path: Path, source: Source, model: PoseSpec, threshold: float) -> FromFile:

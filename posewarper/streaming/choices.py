@@ -12,7 +12,7 @@ import torch
 from posewarper.inference.holding import check_hold
 from posewarper.models import WINDOWS, PoseSpec, Window
 from posewarper.skeleton import COCO, POSETRACK
-from posewarper.streaming.box_files import load_boxes
+from posewarper.streaming.box_files import has_detections, load_boxes
 from posewarper.streaming.boxes import (
     Detected,
     Finder,
@@ -30,6 +30,9 @@ log = logging.getLogger("posewarper.streaming")
 
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 BoxesFrom = Literal["file", "detector", "last-pose", "frame"]
+
+BOX_THRESHOLD, LOST_BELOW, DETECT_EVERY = 0.5, 0.2, 30
+DETECTOR: DetectorName = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,23 @@ class BoxOptions:
             raise ValueError(f"box_threshold: expected 0 to 1, got {self.box_threshold}")
         if self.detect_every < 1:
             raise ValueError(f"detect_every: expected 1 or more, got {self.detect_every}")
+        given = self.start_box is not None or self.box_file is not None
+        if self.kind == "last-pose" and given and self.detect_every != DETECT_EVERY:
+            raise ValueError(
+                "detect_every: goes with a detector or a search; boxes that are given count "
+                "whenever there are some"
+            )
+        if self.kind != "last-pose":
+            for name, value, default in (
+                ("lost_below", self.lost_below, LOST_BELOW),
+                ("detect_every", self.detect_every, DETECT_EVERY),
+            ):
+                if value != default:
+                    raise ValueError(f"{name}: goes with boxes last-pose, got {self.kind!r}")
+        if self.kind in ("file", "frame") or self.box_file is not None or self.start_box:
+            self._refuse_detector(f"boxes {self.kind!r} from what is given ask none")
+        if self.kind == "frame" or self.start_box:
+            self._refuse_threshold("no boxes have scores here")
         if self.box_file is not None and self.kind not in ("file", "last-pose"):
             raise ValueError(f"box_file: goes with boxes file and last-pose, got {self.kind!r}")
         if self.box_file is None and self.kind == "file":
@@ -92,6 +112,8 @@ class BoxOptions:
                 f"smooth: needs track ids, which not everybody in {self.box_file} has; track gives "
                 "them (or boxes last-pose)"
             )
+        if not has_detections(self.box_file):
+            self._refuse_threshold(f"those of {self.box_file} are labels, all of which count")
         if self.track and found.tracks:
             raise ValueError(f"track: everybody in {self.box_file} has a track id already")
         return found
@@ -120,6 +142,8 @@ class BoxOptions:
         elif any(model.skeleton.joints == known.joints for known in (POSETRACK, COCO)):
             start, why = self._detected(model, device), by_detector
         else:
+            self._refuse_detector("the joints of this model are not those of people")
+            self._refuse_threshold("no boxes have scores here")
             start, why = Somewhere(), "a search of the frame (for one person or animal)"
             trained_on = model.origin.get("people_per_frame")
             if isinstance(trained_on, int) and trained_on > 1:
@@ -131,6 +155,18 @@ class BoxOptions:
                 )  # fmt: skip
         find = LastPose(start, model, self.lost_below, self.detect_every)
         return find, f"around the last pose, beginning with {why}"
+
+    def _refuse_detector(self, why: str) -> None:
+        for name, value, default in (
+            ("detector", self.detector, DETECTOR),
+            ("detector_weights", self.detector_weights, None),
+        ):
+            if value != default:
+                raise ValueError(f"{name}: goes with a detector, and {why}")
+
+    def _refuse_threshold(self, why: str) -> None:
+        if self.box_threshold != BOX_THRESHOLD and not self.track:
+            raise ValueError(f"box_threshold: goes with boxes of a detector, and {why}")
 
     def _detected(self, model: PoseSpec, device: torch.device) -> Detected:
         detect = person_detector(self.detector, self.detector_weights, device, self.box_threshold)
@@ -162,6 +198,8 @@ def choose_window(
     if mode == "single":
         if name is not None:
             raise ValueError("window: goes with mode aggregate, got single")
+        if causal:
+            raise ValueError("causal: goes with mode aggregate; single frames wait for no other")
         return None
     model.check_window()
     knows_all = where.kind == "file" and from_file is not None and from_file.tracks

@@ -15,6 +15,10 @@ from posewarper.models.pose_model import model_file
 from posewarper.prediction import WindowName
 from posewarper.shares import Sharing, join_sharing, process_count
 from posewarper.streaming.choices import (
+    BOX_THRESHOLD,
+    DETECT_EVERY,
+    DETECTOR,
+    LOST_BELOW,
     Box,
     BoxesFrom,
     BoxOptions,
@@ -48,11 +52,11 @@ def predict(
     boxes: BoxesFrom | None = None,
     box_file: Path | None = None,
     start_box: Box | list[Box] | None = None,
-    box_threshold: float = 0.5,
-    lost_below: float = 0.2,
-    detector: DetectorName = "fasterrcnn_mobilenet_v3_large_320_fpn",
+    box_threshold: float = BOX_THRESHOLD,
+    lost_below: float = LOST_BELOW,
+    detector: DetectorName = DETECTOR,
     detector_weights: Path | None = None,
-    detect_every: int = 30,
+    detect_every: int = DETECT_EVERY,
     track: bool = False,
     smooth: bool = False,
     min_cutoff: float = MIN_CUTOFF,
@@ -176,6 +180,9 @@ def predict(
     scoring = Scoring(weigh_joints, rescore, nms, False, sigmas)
     if smooth:
         OneEuro(min_cutoff, beta)  # an error now, not after the model is loaded
+    elif (min_cutoff, beta) != (MIN_CUTOFF, BETA):
+        name = "beta" if min_cutoff == MIN_CUTOFF else "min_cutoff"
+        raise ValueError(f"{name}: goes with smooth, whose filter it sets")
     starts = [start_box] if isinstance(start_box, tuple) else start_box
     where = BoxOptions(
         boxes, box_file, starts, box_threshold, lost_below, detector, detector_weights,

@@ -225,6 +225,8 @@ class OptimizerConfig:
                 f"optimizer.nesterov: expected sgd with a momentum above 0, got {self.kind} with "
                 f"{self.momentum}"
             )
+        if self.momentum != OptimizerConfig.momentum and self.kind != "sgd":
+            raise ValueError(f"optimizer.momentum: goes with sgd, got {self.kind}")
         if self.max_norm is not None:
             _positive("optimizer.max_norm", self.max_norm)
         if self.ema is not None:
@@ -263,6 +265,8 @@ class ScheduleConfig:
                 f"{list(self.milestones)}"
             )
         _positive("schedule.factor", self.factor)
+        if self.factor != ScheduleConfig.factor and not self.milestones:
+            raise ValueError("schedule.factor: goes with schedule.milestones, and there are none")
         _share("schedule.warmup", self.warmup)
 
 
@@ -339,25 +343,44 @@ class RunConfig:
                 )
             if self.init_part != "all":
                 raise ValueError("init_part: expected 'all' in stage warp, got 'features'")
+            if self.model.backbone_batch_stats and not self.model.freeze_backbone:
+                raise ValueError(
+                    "model.backbone_batch_stats: goes with a frozen backbone; one that learns "
+                    "has them in any case"
+                )
             if self.loss.kind != "mse":
                 raise ValueError(f"loss.kind: expected 'mse' in stage warp, got {self.loss.kind!r}")
             self._check_heatmap_cache()
-        elif self.data.heatmap_cache_mb:
-            raise ValueError(
-                "data.heatmap_cache_mb: expected stage warp; stage pose trains the backbone"
-            )
-        elif self.model.reset_head:
-            raise ValueError(
-                "model.reset_head: expected stage warp; models of stage pose have no head"
-            )
-        elif self.data.support_box is not None:
-            raise ValueError("data.support_box: expected stage warp; stage pose has single frames")
+        else:
+            self._refuse_pairs()
+        if self.data.val_images is not None and self.data.val is None:
+            raise ValueError("data.val_images: goes with data.val, and there is none")
         if self.init is None and self.init_part != "all":
             raise ValueError(f"init_part: {self.init_part!r} needs a model to start from, init")
         if self.init is None and self.loss.kind == "cross_entropy" and not self.model.softmax_sigma:
             raise ValueError("loss.kind: cross_entropy needs model.softmax_sigma, got none")
         if self.loop.precision == "fp16" and self.loop.device == "cpu":
             raise ValueError("loop.precision: fp16 needs a GPU; bf16 works on the CPU")
+
+    def _refuse_pairs(self) -> None:
+        """Options of stage warp, which stage pose would take and not use."""
+        own, pairs = "stage pose trains the backbone", "stage pose has single frames"
+        for name, wrong, why in (
+            ("data.heatmap_cache_mb", self.data.heatmap_cache_mb != 0, own),
+            ("model.reset_head", self.model.reset_head, "models of stage pose have no head"),
+            ("model.freeze_backbone", not self.model.freeze_backbone, own),
+            ("model.backbone_batch_stats", self.model.backbone_batch_stats, own),
+            ("data.support_box", self.data.support_box is not None, pairs),
+            ("data.delta", self.data.delta is not None, pairs),
+            ("data.delta_range", self.data.delta_range != DataConfig.delta_range, pairs),
+            (
+                "augmentation.key_damage_probability",
+                self.augmentation.key_damage_probability != 0,
+                pairs,
+            ),
+        ):
+            if wrong:
+                raise ValueError(f"{name}: expected stage warp; {why}")
 
     @property
     def backbone_is_fixed(self) -> bool:

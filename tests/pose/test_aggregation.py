@@ -262,7 +262,7 @@ def test_similar_people_by_the_areas_of_their_crops(clips, model):
     entries = [(2, [30 + dx, 20 + dy, 40, 60], 0.5) for dx, dy in rng.uniform(0, 6, (8, 2))]
     boxes = detections(dataset, root, entries)
     options = {"weigh_joints": False, "sigmas": 5.0}
-    all_of_them = predict(model, clips, boxes, scoring=Scoring(**options))
+    all_of_them = predict(model, clips, boxes, scoring=Scoring(weigh_joints=False))
     people = all_of_them.datasets["aggregate"].people
     area = np.full(8, 40 * 60 * 1.25**2)
     points, present = people.keypoints[..., :2], people.keypoints[..., 2] > 0

@@ -272,8 +272,10 @@ def test_baselines_on_flies(flies):
     sparse = every_kth(flies, 7)
     share = {}
     for method in ("copy", "linear", "flow"):
-        source = FrameSource(FLIES) if method == "flow" else None
-        result = propagate_labels(sparse, source, method, preset="ultrafast", progress=False)
+        source, options = (
+            (FrameSource(FLIES), {"preset": "ultrafast"}) if method == "flow" else (None, {})
+        )
+        result = propagate_labels(sparse, source, method, progress=False, **options)
         error, found = errors(result, flies)
         assert found > 0.9 and len(result.frames) == 15 and len(result.people) == 30
         share[method] = (error < 0.05).mean()

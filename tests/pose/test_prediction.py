@@ -443,8 +443,8 @@ def test_real_sample(sample, tmp_path, source):
     detected = SAMPLE / "annotations" / "test_posetrack18_human_detections.json"
     boxes = None if source == "official" else detected
     got = aggregate(
-        truth, tmp_path / "out", sample, SAMPLE, boxes, 0.6, format="posetrack18", missing="key",
-        device="cpu", progress=False,
+        truth, tmp_path / "out", sample, SAMPLE, boxes, 0.6 if boxes else 0.2,
+        format="posetrack18", missing="key", device="cpu", progress=False,
     )["aggregate"]  # fmt: skip
     scores = [entry["score"] for entry in json.loads(detected.read_text())]
     count = 14 if boxes is None else sum(score >= 0.6 for score in scores)

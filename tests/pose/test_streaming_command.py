@@ -113,9 +113,13 @@ def test_what_is_chosen(clip, tmp_path, monkeypatch, caplog):
     for name, options, message in wanted:
         caplog.clear()
         with caplog.at_level(logging.INFO, "posewarper.streaming"):
+            follows = options.get("boxes", "last-pose") == "last-pose" and {*options} != {
+                "box_file"
+            }
+            lost = {"lost_below": -1.0} if follows else {}
             predict(
-                str(clip), tmp_path / "x.json", tmp_path / f"{name}.pt", lost_below=-1.0,
-                progress=False, **options,
+                str(clip), tmp_path / "x.json", tmp_path / f"{name}.pt", progress=False,
+                **options, **lost,
             )  # fmt: skip
         assert re.search(message, caplog.text), caplog.text
         people = load_coco(tmp_path / "x.json").people

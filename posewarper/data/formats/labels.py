@@ -91,7 +91,10 @@ def load_labels(
     with without_collection():
         # The content of a JSON file is read once, to know the format and to read the labels.
         content = read_json(path) if path.suffix.lower() == ".json" and path.is_file() else None
-        if format is None and _is_posetrack(path, content):
+        official = format is None and _is_posetrack(path, content)
+        if not (renamed or official):
+            raise ValueError(f"renamed: goes with files of PoseTrack17, got {path}")
+        if official:
             dataset = _with_joints(load_posetrack(path, renamed=renamed), skeleton)
         elif (format or format_of(path, content)) == "coco":
             dataset = _read_coco(path, content, skeleton, unnamed, poses)
