@@ -75,11 +75,11 @@ def test_numbers_that_are_right_are_left_alone(tmp_path, clip):
 
 
 def test_a_changed_image_stays_where_it_is_the_most_alike(tmp_path, clip):
-    """Half of the picture is covered: no other frame is as near."""
+    """A stamp of the time is in the image alone; still, no other frame is as near."""
 
     def covered(number):
         image = bright(number)
-        cv2.putText(image, "mouse 1 day 2", (2, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0,) * 3, 2)
+        cv2.putText(image, "12:30:59", (2, 10), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (0,) * 3)
         return image
 
     data = load_labels(project(tmp_path, numbers=SHOWN, change=covered), video=clip)
@@ -139,6 +139,11 @@ def test_a_mouse_that_rests_is_no_doubt(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_labels(path, video=resting).frames.number.tolist() == [10, 40, 50]
+    with pytest.warns(UserWarning, match=r"but show frames 10, "):
+        found = load_labels(
+            project(tmp_path / "b", shown=(10, 30, 30)), video=resting
+        ).frames.number
+    assert found[0] == 10 and found[1] != found[2] and (found[1:] >= 30).all()
 
 
 def test_a_folder_of_all_images_is_searched_too(tmp_path):

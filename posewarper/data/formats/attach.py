@@ -226,7 +226,10 @@ def _folder(path: Path, dataset: PoseDataset, rows: Ints) -> _Target:
             f"{', '.join(sorted(groups)[:4])}; put those of one video in a folder of their own"
         )
     first, last = min(images), max(images)
-    return _Target(path, Video(path.as_posix(), last - first + 1, first, pattern), images, None)
+    only = len(groups) == 1 or pattern == _ANY
+    name = path.as_posix() if only else posixpath.join(path.as_posix(), pattern)
+    video = Video(name, last - first + 1, first, pattern, path.as_posix())
+    return _Target(path, video, images, None)
 
 
 def _readings(
@@ -299,7 +302,8 @@ def _find(name: str, labels: Path) -> Path | None:
     """Where a labelled image is: below the folder of the labels, one of the three above, or
     beside the labels.
     """
-    above = [labels.absolute().parent, *labels.absolute().parent.parents][:4]
+    folder = labels.absolute() if labels.is_dir() else labels.absolute().parent
+    above = [folder, *folder.parents][:4]
     places = [folder / name for folder in above] + [above[0] / posixpath.basename(name)]
     return next((place for place in places if place.is_file()), None)
 
@@ -315,14 +319,16 @@ def _crop(
     number = next((n for n in reading.values() if target.has(n)), None)
     if number is None:
         return None
-    image_wh = None
-    if at_hand:
-        image = at_hand[min(at_hand)].read()
-        image_wh = None if image is None else (image.shape[1], image.shape[0])
-    elif len(rows) and dataset.frames.size_wh[rows[0]].min() > 0:
+
+    def size_of_images() -> tuple[int, int] | None:
+        pictures = (image.picture() for image in at_hand.values())
+        picture = next((picture for picture in pictures if picture is not None), None)
+        if picture is not None:
+            return picture.shape[1], picture.shape[0]
         width, height = dataset.frames.size_wh[rows[0]].tolist()
-        image_wh = width, height
-    return deeplabcut_crop(dataset, rows, target.path, target.size_wh(number), image_wh)
+        return (width, height) if min(width, height) > 0 else None
+
+    return deeplabcut_crop(dataset, rows, target.path, target.size_wh(number), size_of_images)
 
 
 def _found(
@@ -366,9 +372,16 @@ def _found(
             "folder; put the video beside the labels, or give images the numbers of their frames"
         )
     elif target.file is not None and not old.is_file and len(rows):
+        pixels = "" if crop is not None else ", in pixels of the whole frame"
+        here = dataset.people.keypoints[np.isin(dataset.people.frame, rows)]
+        if pixels and (here[here[..., 2] > 0][:, :2] < -1).any():
+            pixels += (
+                "; some lie left of it or above: if parts of the frames were cut out for labels, "
+                "put the labelled images and DeepLabCut's config.yaml beside the labels"
+            )
         warnings.warn(
             f"{target.path}: frames are counted from 0: labels of {name} go to frame "
-            f"{reading[int(rows[0])]}, in pixels of the whole frame",
+            f"{reading[int(rows[0])]}{pixels}",
             stacklevel=4,
         )
     return np.array([reading.get(row, -1) for row in rows.tolist()], np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +46,11 @@ def moved(dataset: PoseDataset, frames: Ints, by_xy: tuple[float, float]) -> Pos
 
 
 def deeplabcut_crop(
-    dataset: PoseDataset, rows: Ints, path: Path, size_wh: Size, image_wh: Size | None
+    dataset: PoseDataset,
+    rows: Ints,
+    path: Path,
+    size_wh: Size,
+    size_of_images: Callable[[], Size | None],
 ) -> Crop | None:
     """The part of the frames that labels of DeepLabCut count in; None if it is the whole frame.
 
@@ -58,7 +63,7 @@ def deeplabcut_crop(
         rows: of the frames of one video.
         path: of the video file or folder that they are put on.
         size_wh: of its frames.
-        image_wh: of a labelled image; None if there is none.
+        size_of_images: reads that of a labelled image; None if there is none.
 
     Raises:
         ValueError: ``config.yaml`` cannot be read; it cannot be told whether the images were cut.
@@ -73,6 +78,7 @@ def deeplabcut_crop(
     crop = next((c for c in map(project.crop_of, names) if c is not None), None)
     if crop is None or size_wh in (crop.size_wh, (0, 0)):
         return None
+    image_wh = size_of_images()
     x1, x2, y1, y2 = crop.x1, crop.x2, crop.y1, crop.y2
     part = f"x {x1} to {x2}, y {y1} to {y2} of {path} (config.yaml)"
     if image_wh is not None and image_wh != crop.size_wh:

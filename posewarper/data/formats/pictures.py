@@ -4,9 +4,15 @@ Names lie: images are numbered in the order in which they were taken out, or fro
 looks like another by name only. With a still camera the background alone makes all frames look
 alike (correlation 0.85 to 0.89 with a mouse in an arena), so only what differs from the background
 is compared: the share of it that two pictures do not have in common, 0 for the same frame, 1 for
-frames in which nothing is at the same place. On five videos (flies, a mouse, children, two drawn
-ones) it is 0.00 to 0.02 for the true frame, to 0.16 after JPEG at quality 40, noise and dimming,
-to 0.33 where brightening clips; for frames more than five away it is 0.24 to 1.
+frames in which nothing is at the same place. Measured on five videos, two of them drawn:
+
+    the true frame: the image as it is, as JPEG of quality 40, darker, with noise    0.00 to 0.10
+    brighter, so that whites are lost                                                0.01 to 0.17
+    the video encoded again, H.264 at crf 28, and brighter                           0.02 to 0.16
+    the same at crf 40                                                               0.08 to 0.28
+    frames more than five away, the least share of all in a video                    0.13 to 0.62
+
+In all but one of 346 comparisons the true frame had the least share; once, at crf 40, the next one.
 """
 
 from __future__ import annotations
@@ -19,11 +25,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
-from tqdm import tqdm
 
 from posewarper.data.formats.deeplabcut_project import Crop
 from posewarper.data.tables import Bools, Floats
 from posewarper.data.video import FrameError, Image, VideoFile, decode_image
+from posewarper.progress import progress_bar
 
 Grey = npt.NDArray[np.uint8]
 
@@ -31,13 +37,16 @@ _COMPARED = 8  # images that are compared with the frames that their names tell
 _BACKGROUND = 16  # frames of which the background is made, and those of the images
 _SHIFTS = (-2, -1, 0, 1, 2)  # frames by which all numbers of a video may be off
 _LOOKED_FOR = 500  # images that are looked for in all frames, at most
+_LONG = 1000  # frames; to look through them takes long enough to be shown
 _WIDTH, _MANY_IMAGES = 320, 50  # of compared pictures; half of it where many are looked for
 _MOVING = 15  # grey levels that a pixel has to differ by from the background
 _FEW = 8  # pixels; less than that is noise
-_SURE = 0.1  # share not in common, at most, of images that are where their numbers say
-_SAME = 0.2  # the same for one that is found among all frames,
-_LEAST, _LIKE_OTHERS = 0.05, 4  # and not so many times that of most images, or this
-_BETTER = 0.1  # by which an image's own frame, if it is the best one, is better than most
+# The share that two pictures do not have in common is, at most:
+_SURE = 0.1  # of images that are all where their numbers say
+_SAME = 0.2  # of an image and the frame that is found for it
+_LIKE_OTHERS, _LEAST = 4, 0.05  # and so many times what is usual for these images, or this
+_OWN = 0.5  # of an image and the frame of its number, if no other is as near,
+_BETTER = 0.1  # and so much less than of most frames
 _AGAIN = 0.02  # frames whose shares differ by less show the same
 _ALIKE = 0.7  # correlation, at least, of an image with a video in which nothing moves
 
@@ -88,11 +97,18 @@ class Labelled:
 
     Attributes:
         name: for messages.
-        read: it as RGB [H, W, 3] uint8; None if it cannot be decoded.
+        read: it as RGB [H, W, 3] uint8; None, or FrameError, if it cannot be decoded.
     """
 
     name: str
     read: Callable[[], Image | None]
+
+    def picture(self) -> Image | None:
+        """The image; None if it cannot be decoded: others are there to compare."""
+        try:
+            return self.read()
+        except FrameError:
+            return None
 
 
 @dataclass(frozen=True)
@@ -135,7 +151,7 @@ def find_frames(
     """
     rows = _some(sorted(images), _LOOKED_FOR)
     chosen = _some(rows, _COMPARED)
-    compared = {row: picture for row in chosen if (picture := _picture(images[row])) is not None}
+    compared = {row: picture for row in chosen if (picture := images[row].picture()) is not None}
     claimed = [[reading.get(row) for row in compared] for reading in readings]
     search = _Search(footage, {n for of in claimed for n in of if n is not None}, _width(len(rows)))
     for row, picture in compared.items():
@@ -149,7 +165,7 @@ def find_frames(
             return Found({row: reading[row] + shift for row in rows if row in reading}, shift)
 
     for row in rows:
-        if row not in queries and (picture := _picture(images[row])) is not None:
+        if row not in queries and (picture := images[row].picture()) is not None:
             search.check_size(picture, images[row].name, labels)
             queries[row] = search.query(picture)
     numbers = search.everywhere(queries, readings[0], images, labels)
@@ -164,13 +180,6 @@ def _some(rows: Sequence[int], most: int) -> list[int]:
 
 def _width(images: int) -> int:
     return _WIDTH if images <= _MANY_IMAGES else _WIDTH // 2
-
-
-def _picture(image: Labelled) -> Image | None:
-    try:
-        return image.read()
-    except FrameError:
-        return None  # it is not needed
 
 
 def _still(
@@ -289,11 +298,13 @@ class _Search:
         """The frame of each image, of all frames; each frame is that of one image only."""
         numbers = list(self.footage.numbers)
         shares = np.full((len(queries), len(numbers)), np.inf, np.float32)
-        bar = tqdm(numbers, desc="looking for labelled images", unit="frame", disable=None, delay=1)
-        for column, number in enumerate(bar):
-            grey = self._small(number)
-            if grey is not None:
-                shares[:, column] = [query.share(grey) for query in queries.values()]
+        shown, count = len(numbers) >= _LONG, len(numbers)
+        with progress_bar(shown, total=count, unit="frame", desc="labelled images") as bar:
+            for column, number in enumerate(numbers):
+                grey = self._small(number)
+                if grey is not None:
+                    shares[:, column] = [query.share(grey) for query in queries.values()]
+                bar.update()
         column_of = {number: column for column, number in enumerate(numbers)}
         typical = np.median(shares, 1)
         # All images were saved in one way: what is the same for one of them is so for the others.
@@ -307,7 +318,7 @@ class _Search:
             best, own = int(of_image.argmin()), column_of.get(reading.get(row, -1))
             enough = min(_SAME, limit)
             if own is not None and of_image[own] <= of_image[best] + _AGAIN:
-                best, enough = own, max(enough, min(typical[place] - _BETTER, limit))
+                best, enough = own, max(enough, min(typical[place] - _BETTER, limit, _OWN))
             if of_image[best] <= enough:
                 found[row] = numbers[best]
                 shares[:, best] = np.inf
