@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,3 +77,8 @@ def check_place(out: Path, folder: bool) -> None:
     above = next(parent for parent in out.absolute().parents if parent.exists())
     if not above.is_dir():
         raise ValueError(f"out: {out} cannot be written, as {above} is a file")
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """In order, without hidden ones: macOS leaves a ``._x`` beside every file on foreign disks."""
+    return sorted(path for path in paths if not path.name.startswith("."))

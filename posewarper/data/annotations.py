@@ -38,7 +38,6 @@ from posewarper.data.entries import (
     whole,
     whole_column,
 )
-from posewarper.data.frame_names import frame_of_file as frame_of_file  # it was here before
 from posewarper.data.frame_names import frames_of_files, warn_implausible
 from posewarper.data.tables import Floats, Frames, PoseDataset, Regions, Video, starts
 from posewarper.files import read_json, write_json

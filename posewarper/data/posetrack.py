@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 
 from posewarper.data.annotations import (
-    frame_of_file,
     from_coco,
     plain,
     read_json,
@@ -30,7 +29,9 @@ from posewarper.data.entries import (
     text,
     whole,
 )
+from posewarper.data.frame_names import frame_of_file
 from posewarper.data.tables import Floats, Frames, Ints, People, PoseDataset, Regions, Video
+from posewarper.files import visible
 from posewarper.skeleton import POSETRACK, POSETRACK_EVAL
 
 Format = Literal["posetrack17", "posetrack18"]
@@ -64,7 +65,7 @@ def load_posetrack(path: str | Path, *, renamed: bool = True) -> PoseDataset:
         ValueError: a file is of neither format, or damaged; names file and id.
     """
     path = Path(path)
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    files = visible(path.glob("*.json")) if path.is_dir() else [path]
     if not files:
         raise FileNotFoundError(
             f"{path}: no JSON files in this folder, as PoseTrack has them; nor is it a DeepLabCut "

@@ -29,6 +29,7 @@ from posewarper.data.posetrack import save_posetrack
 from posewarper.data.synthetic_scene import Image
 from posewarper.data.synthetic_video import Difficulty, SyntheticVideo, generate_video
 from posewarper.data.tables import Frames, People, PoseDataset, Video
+from posewarper.data.video_file import VideoFile
 from posewarper.files import write_json
 from posewarper.progress import progress_bar
 from posewarper.skeleton import POSETRACK
@@ -211,9 +212,7 @@ def _write_frames(video: SyntheticVideo, path: Path, pattern: str, bar: tqdm) ->
     finally:
         writer.release()
     # The writer reports no errors; a full disk shows only in the file.
-    reader = cv2.VideoCapture(str(path))
-    count = int(reader.get(cv2.CAP_PROP_FRAME_COUNT))
-    reader.release()
+    count = VideoFile(path).frame_count()
     if count != len(video):
         raise OSError(f"{path}: {count} of {len(video)} frames were written")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -11,26 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
+from posewarper.data.images import FrameError as FrameError
+from posewarper.data.images import Image as Image
+from posewarper.data.images import decode_image as decode_image
 from posewarper.data.tables import Floats, PoseDataset, Video
-from posewarper.data.video_faults import missing_frames, why_no_video
+from posewarper.data.video_file import VideoFile as VideoFile
 
-Image = npt.NDArray[np.uint8]
 Missing = Literal["error", "skip", "nearest", "key"]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg")
-# Captures that were open when the process was forked. They are never closed: closing waits for
-# decoder threads, which a forked process does not have.
-_INHERITED: list[cv2.VideoCapture] = []
-_JUMP = 48  # decoding this many frames is cheaper than seeking
 _OPEN_FILES = 4  # of a source; each holds threads, memory and a file descriptor
-
-
-class FrameError(ValueError):
-    """A frame that is missing or cannot be decoded; the message names the file."""
 
 
 class FrameSource:
@@ -47,6 +37,7 @@ class FrameSource:
         missing: see below.
         dataset: for file names that do not follow the pattern of their video.
         cached_frames: how many frames are kept; at least one.
+        deinterlace: fill in the lines of interlaced files; see ``VideoFile``.
 
     Attributes:
         root: as given.
@@ -69,6 +60,7 @@ class FrameSource:
         *,
         dataset: PoseDataset | None = None,
         cached_frames: int = 16,
+        deinterlace: bool = False,
     ):
         if missing not in get_args(Missing):
             raise ValueError(f"missing: expected one of {get_args(Missing)}, got {missing!r}")
@@ -78,6 +70,7 @@ class FrameSource:
         self.missing: Missing = missing
         self.problems: dict[tuple[str, int], str] = {}
         self.decoded = 0
+        self._deinterlace = deinterlace
         self._names = {} if dataset is None else _irregular_names(dataset)
         self._cached_frames = cached_frames
         self._cache: OrderedDict[tuple[str, int], Image] = OrderedDict()
@@ -110,7 +103,7 @@ class FrameSource:
             return self._instead(video, number, key, error)
 
     def prepare(self, videos: Iterable[Video]) -> None:
-        """Index video files now (one pass over each), so that workers started later need not."""
+        """Index video files now, so that workers started later need not."""
         for video in videos:
             file = self.file_of(video)
             if file is not None:
@@ -163,11 +156,14 @@ class FrameSource:
             self._opened.popitem(last=False)[1].close()
         image = file.read(number - video.first_frame)
         if image is None:
-            damage = file.damage()
+            damage = file.damage_seen()
+            count = file.frame_count()
+            if 0 <= number - video.first_frame < count:
+                raise FrameError(f"{file.path}: frame {number} is damaged and cannot be decoded")
             raise FrameError(
-                f"{file.path}: frame {number} cannot be read: the file has "
-                f"{file.frame_count()} frames, the annotations say {video.frame_count} "
-                f"from {video.first_frame}{'' if damage is None else '; ' + damage}"
+                f"{file.path}: frame {number} cannot be read: the file has {count} frames, the "
+                f"annotations say {video.frame_count} from {video.first_frame}"
+                f"{'' if damage is None else '; ' + damage}"
             )
         return image
 
@@ -179,162 +175,10 @@ class FrameSource:
             if not video.is_file and not path.is_dir():
                 names = (path.with_name(path.name + suffix) for suffix in VIDEO_SUFFIXES)
                 found = next((name for name in names if name.is_file()), None)
-            self._files[video.name] = None if found is None else VideoFile(found)
+            self._files[video.name] = (
+                None if found is None else VideoFile(found, deinterlace=self._deinterlace)
+            )
         return self._files[video.name]
-
-
-class VideoFile:
-    """Frames of one video file by index, exact also after a jump.
-
-    Frames are counted as they are decoded, one after another: whatever the frame rate, an edit list
-    or a start offset says, frame n is the same one in any order of reading, and the one that other
-    tools which use OpenCV mean by n. Videos that are to be shown turned by 90, 180 or 270 degrees
-    come upright, and sizes and coordinates are those of the upright frames; mirrored ones come as
-    OpenCV reads them, not mirrored.
-
-    OpenCV's own seeking trusts the frame rate, which fails where frames are not evenly spaced.
-    Here one pass over the file notes the time stamp of every frame; after a jump the time stamp
-    tells which frame came, and decoding goes on from there. Without usable time stamps (they do
-    not grow), every jump starts at the beginning.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._times: Floats | None = None
-        self._nominal_rate = 0.0
-        self._damage: tuple[str | None] | None = None  # once it is known
-        self._capture: cv2.VideoCapture | None = None
-        self._owner = 0
-        self._next = 0  # index of the frame that the next grab gives
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_capture": None}
-
-    def read(self, index: int) -> Image | None:
-        """Frame ``index`` (from 0) as RGB [H, W, 3] uint8; None if there is none.
-
-        Raises:
-            FrameError: the file is missing or no video.
-        """
-        if index < 0 or (self._times is not None and index >= len(self._times)):
-            return None
-        capture = self._open()
-        if not self._next <= index <= self._next + _JUMP:
-            capture = self._jump(index)
-        while self._next <= index:
-            if not capture.grab():
-                self.close()
-                return None
-            self._next += 1
-        done, image = capture.retrieve()
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if done else None  # type: ignore[return-value]
-
-    def frame_count(self) -> int:
-        """How many frames can be decoded; counts them once."""
-        return len(self.index())
-
-    def index(self) -> Floats:
-        """Time stamps in milliseconds as the file has them, one per frame; zeros where it has none.
-
-        Raises:
-            FrameError: the file is missing or no video, or not one frame can be decoded.
-        """
-        if self._times is None:
-            self.close()
-            capture = self._open()
-            times = []
-            while capture.grab():
-                times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
-            self._nominal_rate = capture.get(cv2.CAP_PROP_FPS)
-            self.close()
-            if not times:
-                raise FrameError(f"{self.path}: a video, but none of its frames can be decoded")
-            self._times = np.array(times)
-        return self._times
-
-    def times(self) -> Floats:
-        """When each frame is shown, in seconds after the first; they grow.
-
-        Evenly spaced by the frame rate that the file names, if it has no usable time stamps.
-
-        Raises:
-            FrameError: as ``index``; or the file has neither.
-        """
-        stamps = self.index()
-        if _grow(stamps):
-            return (stamps - stamps[0]) / 1000
-        return np.arange(len(stamps)) / self._rate_named()
-
-    def frame_rate(self) -> float:
-        """Frames per second, on average.
-
-        Raises:
-            FrameError: as ``times``.
-        """
-        times = self.times()
-        return (len(times) - 1) / times[-1] if len(times) > 1 else self._rate_named()
-
-    def damage(self) -> str | None:
-        """Which frames are missing of a file that is cut off or damaged, as a message; None if the
-        file has what it promises, or promises nothing.
-
-        Raises:
-            FrameError: as ``index``.
-        """
-        if self._damage is None:
-            self._damage = (missing_frames(self.path, self.index()),)
-        return self._damage[0]
-
-    def close(self) -> None:
-        """Let go of the decoder; the next read opens the file again, and needs no new index."""
-        if self._capture is not None and self._owner == os.getpid():
-            self._capture.release()
-        elif self._capture is not None:
-            _INHERITED.append(self._capture)
-        self._capture = None
-
-    def _rate_named(self) -> float:
-        if not (np.isfinite(self._nominal_rate) and self._nominal_rate > 0):
-            raise FrameError(f"{self.path}: has no time stamps and names no frame rate")
-        return self._nominal_rate
-
-    def _jump(self, index: int) -> cv2.VideoCapture:
-        """Leave the capture so that grabs from ``self._next`` on lead to ``index``."""
-        # Near the beginning the index would cost more than decoding from there.
-        times = self.index() if index > _JUMP else np.zeros(0)
-        if index < len(times) and _grow(times):
-            capture = self._open()
-            for back in (1, 16, 64, 256):
-                # The frame before is asked for, so that the wanted one is still to be grabbed.
-                capture.set(cv2.CAP_PROP_POS_FRAMES, max(index - back, 0))
-                if not capture.grab():
-                    break
-                here = np.flatnonzero(times == capture.get(cv2.CAP_PROP_POS_MSEC))
-                if len(here) == 1 and here[0] < index:
-                    self._next = int(here[0]) + 1
-                    return capture
-        self.close()
-        return self._open()
-
-    def _open(self) -> cv2.VideoCapture:
-        # After a fork the open file, and with it the place in it, is shared with the parent.
-        if self._capture is not None and self._owner != os.getpid():
-            _INHERITED.append(self._capture)
-            self._capture = None
-        if self._capture is None:
-            if not self.path.is_file() or not self.path.stat().st_size:
-                raise FrameError(f"{self.path}: {why_no_video(self.path)}")
-            # Worker processes share the cores already.
-            alone = multiprocessing.parent_process() is None
-            options = [] if alone else [cv2.CAP_PROP_N_THREADS, 1]
-            # Absolute, or FFmpeg would take what is before a colon in the name for a protocol.
-            capture = cv2.VideoCapture(str(self.path.absolute()), cv2.CAP_FFMPEG, options)
-            # FFmpeg also reads images, as videos of one frame.
-            one = capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 1
-            if not capture.isOpened() or (one and cv2.haveImageReader(str(self.path))):
-                raise FrameError(f"{self.path}: {why_no_video(self.path)}")
-            self._capture, self._owner, self._next = capture, os.getpid(), 0
-        return self._capture
 
 
 def times(source: FrameSource, video: Video, fps: float | None = None) -> Floats:
@@ -403,10 +247,6 @@ def fill_sizes(dataset: PoseDataset, source: FrameSource) -> PoseDataset:
     return replace(dataset, frames=replace(frames, size_wh=size_wh))
 
 
-def _grow(stamps: Floats) -> bool:
-    return bool((np.diff(stamps) > 0).all())
-
-
 def _irregular_names(dataset: PoseDataset) -> dict[tuple[str, int], str]:
     frames, videos = dataset.frames, dataset.videos
     names = {}
@@ -415,39 +255,3 @@ def _irregular_names(dataset: PoseDataset) -> dict[tuple[str, int], str]:
         if name != videos[position].file_name(number):
             names[videos[position].name, number] = name
     return names
-
-
-def decode_image(path: Path) -> Image:
-    """An image file as RGB [H, W, 3] uint8; the orientation in its metadata is ignored.
-
-    Raises:
-        FrameError: it is missing, no image, or cut off; names the file. (OpenCV fills
-            what is missing of a cut-off JPEG with grey.)
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FrameError(f"{path}: {error.strerror or error}") from None
-    if _is_cut_off(data):
-        raise FrameError(f"{path}: the image is cut off after {len(data)} bytes")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if image is None:
-        raise FrameError(f"{path}: not an image that OpenCV can read ({len(data)} bytes)")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
-
-
-def _is_cut_off(data: bytes) -> bool:
-    """Whether the end marker of a JPEG or PNG is missing."""
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data
-    if not data.startswith(b"\xff\xd8"):
-        return False
-    place = 2
-    while place + 4 <= len(data):  # segments up to the image data: a thumbnail's end does not count
-        if data[place] != 0xFF:
-            return False  # for the decoder to judge
-        if data[place + 1] == 0xDA:
-            return data.find(b"\xff\xd9", place) < 0
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return True

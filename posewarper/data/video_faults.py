@@ -1,11 +1,8 @@
-"""What is wrong with a video file, for messages.
-
-OpenCV only says that it cannot. PyAV, which brings an FFmpeg of its own, tells why; it is loaded
-when there is something to tell.
-"""
+"""What is wrong with a video file, for messages."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +18,7 @@ _GAP = 8  # times the usual distance of frames; cameras leave out a few where it
 
 
 def why_no_video(path: Path) -> str:
-    """The reason why OpenCV cannot read a video from this place, in words."""
+    """The reason why FFmpeg cannot read a video from this place, in words."""
     if path.is_dir():
         return "a folder, where a video file is expected"
     if not path.exists():
@@ -39,12 +36,12 @@ def why_no_video(path: Path) -> str:
             video, audio = container.streams.video, container.streams.audio
             if not video:
                 return "holds sound but no pictures" if audio else "holds no pictures"
-            return f"not a video that OpenCV can read (codec {video[0].codec_context.name})"
+            return f"not a video that FFmpeg can read (codec {video[0].codec_context.name})"
     except PermissionError:
         return "may not be read (no permission)"
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        return f"not a video that OpenCV can read, or cut off: {reason}"
+        return f"not a video that FFmpeg can read, or cut off: {reason}"
 
 
 def missing_frames(path: Path, stamps: npt.NDArray[np.float64]) -> str | None:
@@ -62,9 +59,9 @@ def missing_frames(path: Path, stamps: npt.NDArray[np.float64]) -> str | None:
 
     try:
         with av.open(str(path.absolute())) as container:
-            stream = container.streams.video[0]
-            listed, promised = stream.frames, _promised(container, stream)
-    except (av.FFmpegError, OSError, ValueError, IndexError):
+            stream = max(container.streams.video, key=lambda s: s.width * s.height)
+            listed, end = stream.frames, _promised_end(container, stream)
+    except (av.FFmpegError, OSError, ValueError):
         return None
     count, steps = len(stamps), np.diff(stamps)
     if count < 2 or not (steps > 0).all():
@@ -76,11 +73,11 @@ def missing_frames(path: Path, stamps: npt.NDArray[np.float64]) -> str | None:
         )
     # Not by number alone: an edit list hides frames, and AVI lists slots that may be empty.
     step = max(float(np.median(steps)), float(steps[-1])) / 1000
-    there = float(stamps[-1] - stamps[0]) / 1000 + step
-    if promised - there > 1.5 * step and not 0 < listed <= count:
+    last, start = float(stamps[-1]) / 1000 + step, float(stamps[0]) / 1000
+    if end - last > 1.5 * step and not 0 < listed <= count:
         return (
             f"{path}: cut off or damaged: frames cannot be read from number {count} on, counted "
-            f"from 0 ({there:.1f} of {promised:.1f} s are there)"
+            f"from 0 ({last - start:.1f} of {end - start:.1f} s are there)"
         )
     even = float(np.median(steps))
     longest = int(steps.argmax())
@@ -96,22 +93,31 @@ def missing_frames(path: Path, stamps: npt.NDArray[np.float64]) -> str | None:
     return None
 
 
-def _promised(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """Seconds from the first frame to the end of the last, as the header says; 0 for unknown."""
+def _promised_end(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """Seconds at which the last frame ends, as the header says; 0 for unknown."""
     if "matroska" in container.format.name:
-        # Both are times of the end. The whole file's is that of the sound, where sound is longer.
+        # The whole file's end is that of the sound, where sound is longer.
         tag = stream.metadata.get("DURATION", "")
         if tag.count(":") == 2:
             hours, minutes, seconds = tag.split(":")
-            end = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-        elif len(container.streams) == 1 and container.duration is not None:
-            end = container.duration / 1_000_000
-        else:
-            return 0.0
-        start = 0 if stream.start_time is None or stream.time_base is None else stream.start_time
-        return end - float(start * (stream.time_base or 0))
+            return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        if len(container.streams) == 1 and container.duration is not None:
+            return container.duration / 1_000_000
+        return 0.0
     if container.format.name == "avi" and stream.frames and stream.average_rate:
         return float(stream.frames / stream.average_rate)  # FFmpeg corrects the duration of a part
     if stream.duration is None or stream.time_base is None:
         return 0.0
-    return float(stream.duration * stream.time_base)
+    return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+
+
+def listed(numbers: Sequence[int], most: int = 5) -> str:
+    """Numbers that grow, in words: "3, 7 to 12, 20"; the first few stretches of them."""
+    stretches: list[list[int]] = []
+    for number in numbers:
+        if stretches and number == stretches[-1][1] + 1:
+            stretches[-1][1] = number
+        else:
+            stretches.append([number, number])
+    words = [f"{a}" if a == b else f"{a} to {b}" for a, b in stretches[:most]]
+    return ", ".join(words) + (", ..." if len(stretches) > most else "")

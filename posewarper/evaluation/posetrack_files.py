@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posewarper.files import visible
 from posewarper.skeleton import POSETRACK_EVAL
 
 JOINTS = len(POSETRACK_EVAL)
@@ -108,7 +109,7 @@ def pair_files(
         if not folder.is_dir():
             raise ValueError(f"{what}: {folder} is not a folder")
     if videos is None:
-        truths = sorted(truth_dir.glob("*.json"))
+        truths = visible(truth_dir.glob("*.json"))
     else:
         truths = [truth_dir / f"{name}.json" for name in videos]
     if not truths:

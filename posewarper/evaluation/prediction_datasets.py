@@ -11,7 +11,7 @@ import numpy as np
 
 from posewarper.data.tables import Bools, Floats, Ints, PoseDataset
 from posewarper.evaluation.prediction_files import write_coco_results, write_posetrack
-from posewarper.files import read_json
+from posewarper.files import read_json, visible
 
 Format = Literal["posetrack18", "posetrack17", "coco"]
 Neck = Literal["head_bottom", "shoulder_midpoint"]
@@ -30,7 +30,7 @@ def official_names(folder: str | Path) -> dict[str, str]:
     """
     folder = Path(folder)
     names: dict[str, str] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in visible(folder.glob("*.json")):
         data = read_json(path)
         try:
             if "annolist" in data:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from posewarper.data.crops import box_to_center_scale, crop, crop_matrices, normalise
-from posewarper.data.formats.attach import IMAGE_SUFFIXES
-from posewarper.data.video import Image, VideoFile, decode_image
+from posewarper.data.images import IMAGE_SUFFIXES, Image, decode_image, image_files
+from posewarper.data.video_file import VideoFile
 from posewarper.export.graphs import INPUTS, Mode
 from posewarper.heatmaps import encode
 from posewarper.models import HEATMAP_STRIDE, PoseModel, Window
@@ -105,7 +105,7 @@ def _reader(path: Path, numbers: set[int]) -> Callable[[int], Image]:
     if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
         return _video_reader(path, numbers)
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = image_files(path)
         if not files:
             raise ValueError(
                 f"images: no images in the folder {path} ({', '.join(IMAGE_SUFFIXES)})"
@@ -118,17 +118,17 @@ def _reader(path: Path, numbers: set[int]) -> Callable[[int], Image]:
 
 
 def _video_reader(path: Path, numbers: set[int]) -> Callable[[int], Image]:
-    file, frames, last = VideoFile(path), dict[int, Image](), -1
+    """As ``_reader``; in place of a damaged frame stands the one before."""
+    file, frames = VideoFile(path), dict[int, Image]()
+    last = min(max(numbers), file.frame_count() - 1)
     kept: Image | None = None
-    for number in range(max(numbers) + 1):
+    for number in range(last + 1):
         image = file.read(number)
-        if image is None:
-            break
-        kept, last = image, number
-        if number in numbers or number == 0:
-            frames[number] = image
+        kept = kept if image is None else image
+        if kept is not None and (number in numbers or number in (0, last)):
+            frames[number] = kept
     file.close()
     if kept is None:
         raise ValueError(f"images: no frame of {path} can be decoded")
-    frames[last] = kept
-    return lambda number: frames[min(max(number, 0), last)]
+    first = frames[min(frames)]
+    return lambda number: frames.get(min(max(number, 0), last), first)

@@ -9,8 +9,9 @@ import numpy as np
 from posewarper.data.tables import PoseDataset
 from posewarper.data.video import FrameSource, frame_rate
 from posewarper.progress import progress_bar
-from posewarper.report import VideoWriter, draw_poses
+from posewarper.report import draw_poses
 from posewarper.report.media import Image
+from posewarper.report.video_file import film_of, fitted
 
 _LEAST_SIDE = 640  # pixels: smaller frames are enlarged, or lines would hide what they show
 
@@ -28,7 +29,7 @@ def write_film(
     """Write an H.264 file of all frames of a video, with everybody's joints and limbs.
 
     Joints are the fainter the less sure they are. Frames that the source skips are left grey, so
-    that the film is as long as the video.
+    that the film is as long as the video. Smaller images stand in the middle of the largest.
 
     Args:
         dataset: dense labels.
@@ -49,7 +50,7 @@ def write_film(
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = range(video.first_frame, video.last_frame + 1)
     with (
-        VideoWriter(path, rate, _shape(grey)) as film,
+        film_of(path, rate, _shape(grey)) as film,
         progress_bar(progress, total=len(numbers), unit="frame", desc=path.name) as bar,
     ):
         for number in numbers:
@@ -57,17 +58,16 @@ def write_film(
             row = rows.get((position, number))
             image = grey if row is None else source.read(video, number)
             here = nobody if row is None else of_frame[row]
-            film.write(
-                draw_poses(
-                    grey if image is None else image,
-                    people.keypoints[here],
-                    dataset.skeleton,
-                    scores=people.joint_scores[here],
-                    track_ids=people.track_id[here],
-                    min_score=min_score,
-                    upscale_to=_LEAST_SIDE,
-                )
+            drawn = draw_poses(
+                grey if image is None else image,
+                people.keypoints[here],
+                dataset.skeleton,
+                scores=people.joint_scores[here],
+                track_ids=people.track_id[here],
+                min_score=min_score,
+                upscale_to=_LEAST_SIDE,
             )
+            film.write(fitted(drawn, film.size_wh))
 
 
 def _shape(image: Image) -> tuple[int, int]:

@@ -17,13 +17,15 @@ import numpy as np
 import yaml
 
 from posewarper.data.formats import LabelFormat, load_labels
-from posewarper.data.formats.attach import IMAGE_SUFFIXES, attach, images_of
+from posewarper.data.formats.attach import attach, images_of
 from posewarper.data.formats.pictures import image_size
+from posewarper.data.images import decode_image, image_files
 from posewarper.data.linking import find_links
 from posewarper.data.people import usable_people
 from posewarper.data.tables import Frames, PoseDataset, Regions, Video
 from posewarper.data.tracks import human_labels
-from posewarper.data.video import VIDEO_SUFFIXES, VideoFile, decode_image
+from posewarper.data.video import VIDEO_SUFFIXES, VideoFile
+from posewarper.files import visible
 from posewarper.fitting.label_checks import check_text, clean_people
 from posewarper.skeleton import Skeleton, find_skeleton
 
@@ -214,7 +216,7 @@ def _expand(videos: Sequence[Path], dataset: PoseDataset) -> list[Path]:
             continue
         inside = [path / video.path for video in dataset.videos if video.path != "."]
         inside += [p.with_name(p.name + suffix) for p in inside for suffix in VIDEO_SUFFIXES]
-        inside += sorted(path.iterdir())
+        inside += visible(path.iterdir())
         there = [
             p
             for p in dict.fromkeys(inside)
@@ -236,7 +238,7 @@ def _expand(videos: Sequence[Path], dataset: PoseDataset) -> list[Path]:
 
 
 def _has_images(folder: Path) -> bool:
-    return any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.iterdir())
+    return bool(image_files(folder))
 
 
 def _in_common(path: Path, video: Video) -> int:
@@ -331,7 +333,7 @@ def _with_all_frames(
     sizes: list[tuple[int, int]] = []
     for position, (video, path) in enumerate(zip(videos, paths, strict=True)):
         listed = _images(path, video, notes)
-        size = _size_of_file(path) if path.is_file() else (0, 0)
+        size = VideoFile(path).size_wh() if path.is_file() else (0, 0)
         for number, name in listed.items():
             row = known.get((position, number), -1)
             if path.is_dir():
@@ -401,14 +403,6 @@ def _images(path: Path, video: Video, notes: list[str]) -> dict[int, str]:
             f"no image: {listed}"
         )
     return dict(sorted(images.items()))
-
-
-def _size_of_file(path: Path) -> tuple[int, int]:
-    """Width and height of a video file's frames."""
-    frame = VideoFile(path).read(0)
-    if frame is None:
-        raise ValueError(f"{path}: no frame of this video can be decoded")
-    return frame.shape[1], frame.shape[0]
 
 
 def _check_counts(dataset: PoseDataset, notes: list[str]) -> None:

@@ -68,6 +68,7 @@ def fit(
     export: Path | None = None,
     film: bool = True,
     fps: float | None = None,
+    deinterlace: bool = False,
     missing: Literal["error", "skip"] = "error",
     predicted_as_labels: bool = False,
     seed: int = 0,
@@ -101,6 +102,7 @@ def fit(
         export: also write the labels here, in the format that the name says.
         film: write films with the poses drawn in.
         fps: frames per second of folders of images, for films; by default 25.
+        deinterlace: fill in the lines of interlaced video, whose frames show two moments.
         missing: stop at a frame that cannot be read (error), or go on without it (skip).
         predicted_as_labels: take labels with scores for labels of a human.
         seed: of the networks and the order of samples.
@@ -138,9 +140,13 @@ def fit(
         **asdict(plan), "holdout": int(hidden.sum()), "smooth": smooth, "film": film,
         "fps": fps, "missing": missing, "seed": seed, "device": kind,
         "skeleton": asdict(inputs.dataset.skeleton), "predicted_as_labels": predicted_as_labels,
+        **({"deinterlace": True} if deinterlace else {}),
     }  # fmt: skip
     folder = FitFolder(out, settings, restart)
-    job = _Fit(folder, inputs, plan, hidden, expected, smooth, fps, missing, seed, device, progress)
+    job = _Fit(
+        folder, inputs, plan, hidden, expected, smooth, fps, deinterlace, missing, seed, device,
+        progress,
+    )  # fmt: skip
     for note in inputs.notes:
         print(f"note: {note}")
     print(job.summary())
@@ -187,6 +193,7 @@ class _Fit:
         truth: PoseDataset | None,
         smooth: bool,
         fps: float | None,
+        deinterlace: bool,
         missing: Literal["error", "skip"],
         seed: int,
         device: str,
@@ -194,7 +201,7 @@ class _Fit:
     ):
         self.folder, self.inputs, self.plan, self.truth = folder, inputs, plan, truth
         self.hidden, self.smooth, self.fps, self.seed = hidden, smooth, fps, seed
-        self.device, self.progress = device, progress
+        self.device, self.progress, self.deinterlace = device, progress, deinterlace
         dataset = inputs.dataset
         gaps = sum(video.frame_count for video in dataset.videos) > len(dataset.frames)
         # Numbers that no image has are known and were told; they are no reason to stop.
@@ -342,7 +349,8 @@ class _Fit:
     def _data(self) -> DataConfig:
         return DataConfig(
             train=self.folder.training, images=self.inputs.root, rounded=False,
-            missing=self.missing, cache_mb=psutil.virtual_memory().available // 3 // 2**20,
+            missing=self.missing, deinterlace=self.deinterlace,
+            cache_mb=psutil.virtual_memory().available // 3 // 2**20,
         )  # fmt: skip
 
     def _length(self, samples: int) -> dict[str, Any]:
@@ -375,7 +383,10 @@ class _Fit:
 
     def _frames(self) -> FrameSource:
         dataset = self.inputs.dataset
-        return FrameSource(self.inputs.root, self.missing, dataset=dataset, cached_frames=64)
+        return FrameSource(
+            self.inputs.root, self.missing, dataset=dataset, cached_frames=64,
+            deinterlace=self.deinterlace,
+        )  # fmt: skip
 
     def _fps(self, video: Any) -> float | None:
         """Of folders, which do not say themselves."""

@@ -4,6 +4,8 @@
         for frame in frames:
             video.write(frame)
 
+``film_of`` opens one for pictures of any size and rate.
+
 PyAV brings the encoder. OpenCV's own writer is no substitute: the H.264 encoder is missing from its
 wheels for Linux and Windows, and browsers do not play the codecs that are there.
 """
@@ -11,12 +13,14 @@ wheels for Linux and Windows, and browsers do not play the codecs that are there
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -27,9 +31,12 @@ if TYPE_CHECKING:
 
 Image = npt.NDArray[np.uint8]
 
+log = logging.getLogger("posewarper.report")
+
 _CODEC: Final = "libx264"
 _QUALITY = {"crf": "20", "preset": "veryfast"}
 _LARGEST_SIDE = 8192  # of what decoders of level 6.2 take
+_RATES = 1e-4, 1000.0  # frames per second that players still understand
 # BT.601, narrow range. Readers that heed the tags show the right colours with any matrix, and those
 # that do not, such as OpenCV, mostly take this one. The other two numbers say BT.709, which is what
 # sRGB has for its primaries and is closest to for its curve.
@@ -82,14 +89,19 @@ class VideoWriter:
 
     def __enter__(self) -> VideoWriter:
         # Imported here because OpenCV brings its own FFmpeg: on macOS, having both in one process
-        # prints a warning, which only those should see who write videos.
+        # prints a warning, which only those should see who read or write videos.
         import av
 
         if _CODEC not in av.codecs_available:
             raise RuntimeError(f"this build of PyAV ({av.__version__}) has no encoder {_CODEC}")
         with self._held as held:
             partial = held.enter_context(whole_file(self.path))
-            container = av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"})
+            try:
+                container = av.open(
+                    str(partial), "w", format="mp4", options={"movflags": "+faststart"}
+                )
+            except OSError as error:
+                raise OSError(f"{self.path}: {error.strerror or error}") from None
             # Closing twice does nothing; this is for the case of an error.
             held.callback(container.close)
             stream = container.add_stream(_CODEC, rate=self._rate, options=dict(_QUALITY))
@@ -111,7 +123,7 @@ class VideoWriter:
         Raises:
             ValueError: another size or type; or the writer is not open.
         """
-        import av  # see above
+        import av
 
         if self._container is None or self._stream is None:
             raise ValueError(f'{self.path}: not open; use "with VideoWriter(...) as video"')
@@ -147,3 +159,44 @@ class VideoWriter:
                 raise ValueError(f"{self.path}: no frame was written")
             container.mux(stream.encode(None))
             container.close()
+
+
+def film_of(path: str | Path, fps: float, size_wh: tuple[int, int]) -> VideoWriter:
+    """A writer for pictures of this size in a film that H.264 can hold: smaller, where they are too
+    large, and at another rate, where they come too fast or too slowly. Says so.
+
+    Args:
+        path, fps, size_wh: as for ``VideoWriter``.
+
+    Raises:
+        ValueError, FileNotFoundError: as ``VideoWriter``, for the other reasons.
+    """
+    shrunk = min(_LARGEST_SIDE / max(size_wh), 1.0)
+    film_wh = max(round(size_wh[0] * shrunk), 1), max(round(size_wh[1] * shrunk), 1)
+    if shrunk < 1:
+        log.warning(
+            "%s: pictures of %d x %d pixels are drawn at %d x %d, since H.264 ends at %d",
+            path, *size_wh, *film_wh, _LARGEST_SIDE,
+        )  # fmt: skip
+    rate = min(max(fps, _RATES[0]), _RATES[1])
+    if rate != fps:
+        log.warning("%s: plays %g frames per second in place of %g", path, rate, fps)
+    return VideoWriter(path, rate, film_wh)
+
+
+def fitted(image: Image, size_wh: tuple[int, int]) -> Image:
+    """A picture of any size on one of this size: scaled to fit, black beside it."""
+    height, width = image.shape[:2]
+    if (width, height) == size_wh:
+        return image
+    scale = min(size_wh[0] / width, size_wh[1] / height)
+    inside = (
+        min(max(round(width * scale), 1), size_wh[0]),
+        min(max(round(height * scale), 1), size_wh[1]),
+    )
+    result = np.zeros((size_wh[1], size_wh[0], 3), np.uint8)
+    left, top = (size_wh[0] - inside[0]) // 2, (size_wh[1] - inside[1]) // 2
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    scaled = cv2.resize(image, inside, interpolation=how)
+    result[top : top + inside[1], left : left + inside[0]] = scaled
+    return result

@@ -8,13 +8,12 @@ import os
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from posewarper.data.formats import load_labels
 from posewarper.data.formats.attach import attach
 from posewarper.data.tables import PoseDataset, Video
-from posewarper.data.video import VIDEO_SUFFIXES
+from posewarper.data.video import VIDEO_SUFFIXES, FrameError, VideoFile
 from posewarper.report.viewer_data import (
     human_frames,
     same_video,
@@ -173,11 +172,11 @@ def frame_numbers(
 
 
 def fps_of(root: Path, video: Video) -> float:
-    """Frames per second of a video file; 25 for folders and files that do not tell."""
+    """Frames per second of a video file, on average; 25 for folders and files that do not tell."""
     file = _video_file(root, video)
     if file is None:
         return _FPS_OF_IMAGES
-    capture = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
-    fps = capture.get(cv2.CAP_PROP_FPS) if capture.isOpened() else 0.0
-    capture.release()
-    return round(fps, 3) if math.isfinite(fps) and 0.1 <= fps <= 10_000 else _FPS_OF_IMAGES
+    try:
+        return round(VideoFile(file).frame_rate(), 3)
+    except FrameError:
+        return _FPS_OF_IMAGES

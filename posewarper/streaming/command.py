@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -67,6 +68,7 @@ def predict(
     frames: int | None = None,
     every: int = 1,
     fps: float | None = None,
+    deinterlace: bool = False,
     missing: Unreadable = "error",
     keep_partial: bool = False,
     flip_test: bool = False,
@@ -137,6 +139,7 @@ def predict(
         frames: how many frames at most.
         every: one of how many frames.
         fps: frames per second, where the video does not say (images) or is wrong.
+        deinterlace: fill in the lines of interlaced video, whose frames show two moments.
         missing: for a damaged frame: stop (error), or leave out the windows that it is in (skip).
         keep_partial: write what was found before an error or Ctrl-C; with cameras and streams
             always.
@@ -192,7 +195,7 @@ def predict(
     sharing = Sharing()
     if several is None:
         _check_alone(merge)
-        source = open_source(video, fps)
+        source = open_source(video, fps, deinterlace=deinterlace)
         out = _default_out(video, source, format) if out is None else out
         _check_places(out, overlay, source, box_file)
     else:
@@ -250,7 +253,7 @@ def predict(
         return summary
 
     def run_one(video: str, out: Path, overlay: Path | None, box_file: Path | None) -> Summary:
-        source = open_source(video, fps)
+        source = open_source(video, fps, deinterlace=deinterlace)
         _check_places(out, overlay, source, box_file)
         return run(source, out, overlay, replace(where, box_file=box_file))
 
@@ -314,4 +317,10 @@ def _check_places(out: Path, overlay: Path | None, source: Source, box_file: Pat
         raise ValueError(f"overlay: expected a file to write, got the folder {overlay}")
     if source.path is not None and overlay.exists() and overlay.samefile(source.path):
         raise ValueError(f"overlay: {overlay} is the video itself")
-    overlay.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        overlay.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"overlay: {overlay.parent}: no folder can be made there: {reason}") from None
+    if not os.access(overlay.parent, os.W_OK):
+        raise OSError(f"overlay: {overlay.parent}: nothing may be written there (no permission)")

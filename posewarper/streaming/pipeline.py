@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -300,10 +299,10 @@ def _arriving(
 
 def _write(results: Channel[Result | None], out: ResultFile, overlay: Overlay) -> None:
     """What the writing thread does."""
-    with ExitStack() as held:
+    with overlay:
         while (result := results.get()) is not None:
             out.add(result)
-            overlay.add(result, held)
+            overlay.add(result)
 
 
 def _count(result: Result, summary: Summary) -> None:

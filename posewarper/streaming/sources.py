@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import posixpath
 import time
-from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +16,21 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
-from posewarper.data.formats.attach import IMAGE_SUFFIXES
 from posewarper.data.frame_names import frames_of_files
+from posewarper.data.images import IMAGE_SUFFIXES, FrameError, Image, decode_image, image_files
 from posewarper.data.tables import Video
-from posewarper.data.video import FrameError, Image, decode_image
-from posewarper.data.video_faults import missing_frames, why_no_video
+from posewarper.data.video_file import VideoFile
 
 log = logging.getLogger("posewarper.streaming")
 
+# OpenCV's FFmpeg, for streams: what is wrong is said by us, once. It looks here when first used.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 DEFAULT_FPS = 25.0  # of folders, and of cameras that do not tell
+_EXPECTED = (
+    "a video file, a folder of images, an image, the number of a camera, or the URL of a stream "
+    "(rtsp://..., http://...)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,20 +75,23 @@ class Source(Protocol):
         """
 
 
-def open_source(video: str, fps: float | None = None) -> Source:
+def open_source(video: str, fps: float | None = None, *, deinterlace: bool = False) -> Source:
     """The frames that a word on the command line stands for.
 
     Args:
         video: video file, folder of images (whose names end in numbers), one image, number of a
             camera, or URL of a stream.
         fps: frames per second, where they are not known (folders) or wrong.
+        deinterlace: fill in the lines of interlaced files; see ``data.video_file.VideoFile``.
 
     Raises:
         ValueError: it is none of these; two images have the same number; a rate that is not
             positive.
-        FrameError: OpenCV cannot read it.
+        FrameError: it cannot be read.
         FileNotFoundError: there is no such file.
     """
+    if not video.strip():
+        raise ValueError(f"video: expected {_EXPECTED}, got an empty word")
     if fps is not None and not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps: expected a positive number, got {fps}")
     if "://" in video:  # first: URLs can be longer than names of files
@@ -91,13 +100,10 @@ def open_source(video: str, fps: float | None = None) -> Source:
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
         return _Images(path, fps or DEFAULT_FPS)
     if path.is_file():
-        return _VideoFile(path, fps)
+        return _VideoFile(path, fps, deinterlace)
     if video.isdecimal():
         return _Live(int(video), f"camera-{video}", fps)
-    raise FileNotFoundError(
-        f"video: expected a video file, a folder of images, the number of a camera or the URL of a "
-        f"stream, got {video!r}, which is not there"
-    )
+    raise FileNotFoundError(f"video: expected {_EXPECTED}, got {video!r}, which is not there")
 
 
 def name_of_stream(url: str) -> str:
@@ -114,7 +120,7 @@ class _Images:
     def __init__(self, path: Path, fps: float):
         if path.is_dir():
             folder = path
-            names = sorted(p.name for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            names = [p.name for p in image_files(path)]
             if not names:
                 raise ValueError(
                     f"video: no images in the folder {path} ({', '.join(IMAGE_SUFFIXES)})"
@@ -135,9 +141,10 @@ class _Images:
             )
         pattern = next((p for _, p, _ in places if "%0" in p), places[0][1])
         first, last = min(self._names), max(self._names)
-        name = folder.resolve().name
+        name = folder.resolve().name if path.is_dir() else path.stem
         self.path: Path | None = folder
-        self.video = Video(name, last - first + 1, first, pattern)
+        where = folder.resolve().name
+        self.video = Video(name, last - first + 1, first, pattern, "" if name == where else where)
         self.fps = fps
 
     def frames(self, first: int) -> Iterator[Frame]:
@@ -155,51 +162,35 @@ class _Images:
 
 
 class _VideoFile:
-    """A video file, from its beginning to its end: no index is needed.
-
-    Frames are counted as ``data.video.VideoFile`` counts them. Where some are missing, a warning at
-    the end says which.
-    """
+    """A video file. Where frames are missing, a warning at the end says which."""
 
     live = False
 
-    def __init__(self, path: Path, fps: float | None):
-        capture = _open_file(path)
-        told = capture.get(cv2.CAP_PROP_FPS)
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        capture.release()
+    def __init__(self, path: Path, fps: float | None, deinterlace: bool):
         self.path: Path | None = path
+        self._file = VideoFile(path, deinterlace=deinterlace)
         self._own_times = fps is None  # a rate that was given counts more than time stamps
-        self.fps = fps or (told if math.isfinite(told) and 0 < told <= 1000 else DEFAULT_FPS)
-        self.video = Video(path.stem, max(count, 0), 0, "", path.name)
+        try:
+            self.fps = fps or self._file.frame_rate()
+        except FrameError:
+            if not self._file.frame_count():
+                raise
+            self.fps = DEFAULT_FPS
+        self.video = Video(path.stem, self._file.frame_count(), 0, "", path.name)
 
     def frames(self, first: int) -> Iterator[Frame]:
-        assert self.path is not None
-        capture = _open_file(self.path)
-        number, last_time, stamps = 0, -math.inf, array("d")  # eight bytes a frame
-        try:
-            while capture.grab():
-                stamps.append(capture.get(cv2.CAP_PROP_POS_MSEC))
-                seconds = (stamps[-1] - stamps[0]) / 1000
-                if not self._own_times or not seconds > last_time:  # no usable time stamps
-                    seconds = max(number / self.fps, last_time + 1e-3)
-                last_time = seconds
-                if number >= first:
-                    name = self.video.file_name(number)
-                    done, image = capture.retrieve()
-                    if done:
-                        yield Frame(number, seconds, _rgb(image), name)
-                    else:
-                        problem = f"{self.path}: frame {number} cannot be decoded"
-                        yield Frame(number, seconds, None, name, problem)
-                number += 1
-        finally:
-            capture.release()
-        if not number:
-            raise FrameError(f"{self.path}: a video, but none of its frames can be decoded")
-        damage = missing_frames(self.path, np.array(stamps))
+        count = self.video.frame_count
+        seconds = np.arange(count) / self.fps
+        if self._own_times and (np.diff(self._file.index()) > 0).all():
+            seconds = self._file.times()
+        for number in range(first, count):
+            image, name = self._file.read(number), self.video.file_name(number)
+            problem = "" if image is not None else f"{self.path}: frame {number} is damaged"
+            yield Frame(number, float(seconds[number]), image, name, problem)
+        damage = self._file.damage_seen()
         if damage is not None:
             log.warning("%s", damage)
+        self._file.close()
 
 
 class _Live:
@@ -234,19 +225,12 @@ class _Live:
             raise FrameError(f"{self.video.name}: no frame came")
 
 
-def _open_file(path: Path) -> cv2.VideoCapture:
-    if not path.stat().st_size:
-        raise FrameError(f"{path}: {why_no_video(path)}")
-    # Absolute, or FFmpeg would take what is before a colon in the name for a protocol.
-    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
-    if not capture.isOpened():
-        raise FrameError(f"{path}: {why_no_video(path)}")
-    return capture
-
-
 def _open(place: int | str, name: str) -> cv2.VideoCapture:
-    backend = cv2.CAP_ANY if isinstance(place, int) else cv2.CAP_FFMPEG
-    capture = cv2.VideoCapture(place, backend)
+    told = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        capture = cv2.VideoCapture(place, cv2.CAP_ANY if isinstance(place, int) else cv2.CAP_FFMPEG)
+    finally:
+        cv2.utils.logging.setLogLevel(told)
     if not capture.isOpened():
         what = "a camera" if isinstance(place, int) else "a video"
         raise FrameError(f"video: OpenCV cannot read {name} as {what}")

@@ -51,6 +51,7 @@ class DataConfig:
         delta_range: the support frame lies up to so many frames before or after the labelled one;
             every distance is equally likely, 0 included (stage warp).
         delta: a fixed distance of the support frame in place of drawn ones.
+        deinterlace: fill in the lines of interlaced video files, whose frames show two moments.
         missing: what happens where a frame is missing or damaged: an error, leave the sample out
             (and report it), take the nearest frame, or take the key frame.
         workers: processes that prepare samples, for each training process; 0 prepares them in the
@@ -78,6 +79,7 @@ class DataConfig:
     delta_range: int = 2
     delta: int | None = None
     missing: Missing = "error"
+    deinterlace: bool = False
     workers: int | None = None
     cache_mb: int = 1024
     heatmap_cache_mb: int = 0

@@ -337,7 +337,10 @@ def _source(config: RunConfig, dataset: PoseDataset, root: Any, workers: int) ->
     frame_bytes = 3 * float(known.mean()) if len(known) else _FRAME_BYTES
     sources = max(workers, 1) * (1 if config.data.val is None else 2)
     frames = int(config.data.cache_mb * 2**20 / sources / frame_bytes)
-    source = FrameSource(root, config.data.missing, dataset=dataset, cached_frames=frames)
+    data = config.data
+    source = FrameSource(
+        root, data.missing, dataset=dataset, cached_frames=frames, deinterlace=data.deinterlace
+    )
     source.prepare(dataset.videos[i] for i in np.unique(dataset.frames.video).tolist())
     return source
 

@@ -10,7 +10,8 @@ import numpy as np
 import pycocotools.coco
 import pytest
 
-from posewarper.data.annotations import frame_of_file, load_coco, save_coco
+from posewarper.data.annotations import load_coco, save_coco
+from posewarper.data.frame_names import frame_of_file
 from posewarper.data.tables import Frames, People, PoseDataset, Regions, Video
 from posewarper.skeleton import COCO, POSETRACK, Skeleton
 

@@ -294,7 +294,7 @@ def test_bad_input(root, tmp_path):
     for message, options in (
         ("there is no file|which is not there", {"video": "nothing.mp4"}),
         ("no images in the folder", {"video": tmp_path / "empty"}),
-        ("broken.mp4: not a video that OpenCV can read", {"video": tmp_path / "broken.mp4"}),
+        ("broken.mp4: not a video that FFmpeg can read", {"video": tmp_path / "broken.mp4"}),
         ("have the same number", {"video": tmp_path / "two"}),
         ("OpenCV cannot read camera-99", {"video": "99"}),
         ("model: expected", {"model": None}),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,8 +15,10 @@ import numpy as np
 import pytest
 from numbered_videos import number_in, picture, write_video
 
+from posewarper.data import video_index
 from posewarper.data.tables import Frames, People, PoseDataset, Video
 from posewarper.data.video import FrameError, FrameSource, VideoFile, decode_image, fill_sizes
+from posewarper.data.video_packets import look
 from posewarper.skeleton import Skeleton
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data"
@@ -57,14 +61,19 @@ def test_any_order_gives_the_right_frame(codec, tmp_path):
 
 def test_order_without_usable_time_stamps(tmp_path, monkeypatch):
     file = VideoFile(write_video(tmp_path / "v.mp4", 120))
-    monkeypatch.setattr(file, "_times", np.zeros(120))
+    known = file._known()
+    monkeypatch.setattr(file, "_index", replace(known, times=np.zeros(120), mark=None))
     assert [number_in(file.read(i)) for i in (100, 30, 119, 118)] == [100, 30, 119, 118]
 
 
-def test_no_index_for_a_place_near_the_beginning(tmp_path):
-    file = VideoFile(write_video(tmp_path / "v.mp4", 120))
-    assert [number_in(file.read(i)) for i in (40, 7, 20)] == [40, 7, 20] and file._times is None
-    assert number_in(file.read(100)) == 100 and len(file._times) == 120
+def test_an_index_decodes_only_the_beginning(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(video_index, "look", lambda *a: given.append(a[1:]) or look(*a))
+    file = VideoFile(write_video(tmp_path / "v.mp4", 200))
+    assert file.frame_count() == 200 and given == [(video_index._TRIAL,)]
+    assert [number_in(file.read(i)) for i in (40, 7, 20, 150)] == [40, 7, 20, 150] and len(
+        given
+    ) == 1
 
 
 @pytest.mark.parametrize(
@@ -115,7 +124,7 @@ def test_few_files_stay_open(tmp_path):
 
     def opened():
         files = [source.file_of(video) for video in videos]
-        return [i for i, file in enumerate(files) if file._capture is not None]
+        return [i for i, file in enumerate(files) if file._run is not None]
 
     source.prepare(videos)
     assert opened() == []
@@ -123,9 +132,9 @@ def test_few_files_stay_open(tmp_path):
         assert number_in(source.read(video, 3)) == 3
     assert opened() == [8, 9, 10, 11] and descriptors(tmp_path.resolve()) in (4, None)
     source.read(videos[8], 5)  # from now on 9 is the one used longest ago
-    times = source.file_of(videos[0])._times
+    index = source.file_of(videos[0])._index
     assert number_in(source.read(videos[0], 55)) == 55 and opened() == [0, 8, 10, 11]
-    assert source.file_of(videos[0])._times is times  # closed files keep their index
+    assert source.file_of(videos[0])._index is index  # closed files keep their index
     assert number_in(source.read(videos[0], 56)) == 56
     assert number_in(pickle.loads(pickle.dumps(source)).read(videos[1], 50)) == 50
 
@@ -133,7 +142,25 @@ def test_few_files_stay_open(tmp_path):
 def decoder_threads(path):
     file = VideoFile(path)
     file.read(0)
-    return int(file._capture.get(cv2.CAP_PROP_N_THREADS))
+    return file._run.threads
+
+
+def test_decoders_end_with_their_files(tmp_path):
+    """At once, not when garbage is collected: that may come in a fork, without their threads."""
+    path = write_video(tmp_path / "v.mp4", 60)
+    listing = Path("/proc/self/task")
+    if not listing.is_dir():
+        pytest.skip("the system does not list threads")
+    gc.disable()
+    try:
+        before = len(list(listing.iterdir()))
+        for deinterlace in (False, True):
+            file = VideoFile(path, deinterlace=deinterlace)
+            assert [number_in(file.read(i)) for i in (3, 50, 5)] == [3, 50, 5]
+            del file
+            assert len(list(listing.iterdir())) <= before
+    finally:
+        gc.enable()
 
 
 def report_decoder_threads(path, queue):

@@ -15,10 +15,9 @@ from posewarper.data.formats.cropped import deeplabcut_crop, moved
 from posewarper.data.formats.deeplabcut_project import Crop
 from posewarper.data.formats.pictures import Footage, Found, Labelled, find_frames, image_size
 from posewarper.data.frame_names import frames_of_files
+from posewarper.data.images import IMAGE_SUFFIXES, decode_image, image_files
 from posewarper.data.tables import Bools, Ints, PoseDataset, Video
-from posewarper.data.video import VideoFile, decode_image
-
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+from posewarper.data.video import VideoFile
 
 _ANY = "%d"  # pattern of a video whose images are named in several ways
 
@@ -107,11 +106,10 @@ class _Target:
         return number in self.images if self.file is None else 0 <= number <= self.video.last_frame
 
     def size_wh(self, number: int) -> tuple[int, int]:
-        """Width and height of a frame; (0, 0) if a video file's first one cannot be decoded."""
+        """Width and height of a frame."""
         if self.file is None:
             return image_size(self.path / self.images[number])
-        image = self.file.read(0)
-        return (0, 0) if image is None else (image.shape[1], image.shape[0])
+        return self.file.size_wh()
 
     def footage(self, crop: Crop | None) -> Footage:
         if self.file is not None:
@@ -200,7 +198,7 @@ def images_of(path: Path, pattern: str) -> dict[int, str]:
 
 
 def _images_by_pattern(path: Path) -> dict[str, dict[int, str]]:
-    names = sorted(p.name for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    names = [p.name for p in image_files(path)]
     if not names:
         raise ValueError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
     groups: dict[str, dict[int, str]] = {}

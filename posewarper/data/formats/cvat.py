@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from posewarper.data.entries import LARGEST_SIDE, MOST_FRAMES, number, text, whole
-from posewarper.data.formats.attach import IMAGE_SUFFIXES
 from posewarper.data.formats.label_file import LabelFile, LabelledPerson, track_label
+from posewarper.data.images import IMAGE_SUFFIXES
 from posewarper.data.tables import PoseDataset
 from posewarper.files import whole_file
 

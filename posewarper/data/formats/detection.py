@@ -14,7 +14,7 @@ from posewarper.data.formats.labelme import is_labelme
 from posewarper.data.formats.optional import import_optional
 from posewarper.data.formats.yolo import read_config
 from posewarper.data.video import VIDEO_SUFFIXES
-from posewarper.files import read_json
+from posewarper.files import read_json, visible
 
 LabelFormat = Literal[
     "coco",
@@ -133,14 +133,14 @@ def format_of(path: Path, content: Any = None) -> LabelFormat:
 
 def folder_format(path: Path) -> LabelFormat | None:
     """The format of a folder of labels; None if it holds none that is known."""
-    if next(iter(path.glob("*_keypoints.json")), None) is not None:
+    if next(iter(visible(path.glob("*_keypoints.json"))), None) is not None:
         return "openpose"
     if (path / CONFIG).is_file() and _keys(path / CONFIG) & _PROJECT_KEYS:
         return "deeplabcut-project"
     for name in ("data.yaml", "data.yml"):
         if (path / name).is_file():
             return "yolo"
-    first = next(iter(sorted(path.glob("*.json")) or sorted(path.glob("*/*.json"))), None)
+    first = next(iter(visible(path.glob("*.json")) or visible(path.glob("*/*.json"))), None)
     if first is not None and is_labelme(read_json(first)):
         return "labelme"
     return None
@@ -152,9 +152,9 @@ def _format_of_folder(path: Path) -> LabelFormat:
         return found
     patterns = ("*.slp", "*.nwb", "*.xml", "CollectedData*.csv", "CollectedData*.h5", "*.csv")
     inside = [
-        p for at in ("", "*/") for pattern in patterns for p in sorted(path.glob(at + pattern))
+        p for at in ("", "*/") for pattern in patterns for p in visible(path.glob(at + pattern))
     ]
-    inside += sorted(path.glob("*/*.json"))
+    inside += visible(path.glob("*/*.json"))
     endings = sorted({p.suffix.lower() for p in path.iterdir()})
     hint = ""
     if inside:

@@ -17,7 +17,7 @@ import numpy as np
 from posewarper.data.entries import listing, mapping, number, objects, whole, whole_column
 from posewarper.data.formats.label_file import LabelFile, LabelledFrame, LabelledPerson
 from posewarper.data.tables import Floats
-from posewarper.files import read_json
+from posewarper.files import read_json, visible
 from posewarper.skeleton import COCO, Skeleton
 
 _HALPE = (
@@ -284,7 +284,7 @@ def read_openpose(path: Path, skeleton: Skeleton | None) -> LabelFile:
     Raises:
         ValueError: names the file.
     """
-    files = sorted(path.glob("*_keypoints.json")) if path.is_dir() else [path]
+    files = visible(path.glob("*_keypoints.json")) if path.is_dir() else [path]
     labels = LabelFile(str(path), ())
     for file in files:
         data = read_json(file)

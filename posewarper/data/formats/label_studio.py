@@ -32,7 +32,6 @@ from posewarper.data.entries import (
     text,
     whole,
 )
-from posewarper.data.formats.attach import IMAGE_SUFFIXES
 from posewarper.data.formats.label_file import (
     LabelFile,
     LabelledFrame,
@@ -40,6 +39,7 @@ from posewarper.data.formats.label_file import (
     points_of,
     track_label,
 )
+from posewarper.data.images import IMAGE_SUFFIXES
 from posewarper.data.tables import PoseDataset
 from posewarper.files import read_json, write_json
 

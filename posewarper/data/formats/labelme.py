@@ -15,7 +15,7 @@ import numpy as np
 
 from posewarper.data.entries import text, whole
 from posewarper.data.formats.label_file import LabelFile, LabelledPerson, normal_path
-from posewarper.files import read_json
+from posewarper.files import read_json, visible
 
 
 def read_labelme(path: Path) -> LabelFile:
@@ -26,7 +26,7 @@ def read_labelme(path: Path) -> LabelFile:
     Raises:
         ValueError: names the file and the shape.
     """
-    files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+    files = visible(path.rglob("*.json")) if path.is_dir() else [path]
     root = path if path.is_dir() else path.parent
     images = [(file, data) for file in files if is_labelme(data := read_json(file))]
     joints: dict[str, int] = {}

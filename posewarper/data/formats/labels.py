@@ -42,7 +42,7 @@ from posewarper.data.formats.label_file import (
 )
 from posewarper.data.posetrack import load_posetrack
 from posewarper.data.tables import PoseDataset
-from posewarper.files import read_json
+from posewarper.files import read_json, visible
 from posewarper.skeleton import POSETRACK, Skeleton
 
 _WHEN_SCORES = " unless everybody is predicted, in one video"
@@ -110,7 +110,7 @@ def load_labels(
 def _is_posetrack(path: Path, content: Any) -> bool:
     """Whether it is a folder of official files, or one file of PoseTrack17."""
     if path.is_dir():
-        first = min(path.glob("*.json"), default=None)
+        first = next(iter(visible(path.glob("*.json"))), None)
         if first is None or folder_format(path) is not None:
             return False
         content = read_json(first)

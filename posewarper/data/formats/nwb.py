@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from posewarper.data.formats.attach import IMAGE_SUFFIXES
 from posewarper.data.formats.label_file import LabelFile, LabelledPerson, points_of, track_label
 from posewarper.data.formats.nwb_predictions import read_estimations
 from posewarper.data.formats.optional import import_optional, open_hdf
 from posewarper.data.formats.sleap import image_numbers, size_of
+from posewarper.data.images import IMAGE_SUFFIXES
 from posewarper.data.tables import PoseDataset
 from posewarper.files import whole_file
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from posewarper.data.formats.attach import IMAGE_SUFFIXES
 from posewarper.data.formats.label_file import (
     LabelFile,
     LabelledFrame,
@@ -25,6 +24,7 @@ from posewarper.data.formats.label_file import (
     track_label,
 )
 from posewarper.data.formats.optional import import_optional
+from posewarper.data.images import IMAGE_SUFFIXES
 from posewarper.data.tables import PoseDataset
 from posewarper.files import whole_file
 

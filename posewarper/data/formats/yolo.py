@@ -16,9 +16,10 @@ import yaml
 from PIL import Image, UnidentifiedImageError
 
 from posewarper.data.entries import listing, text, whole
-from posewarper.data.formats.attach import IMAGE_SUFFIXES
 from posewarper.data.formats.estimators import joint_names
 from posewarper.data.formats.label_file import LabelFile, LabelledPerson
+from posewarper.data.images import is_image
+from posewarper.files import visible
 from posewarper.skeleton import COCO, Skeleton
 
 _SPLITS = ("train", "val", "test")
@@ -138,7 +139,7 @@ def _images(config: Mapping[str, Any], split: str, path: Path) -> list[Path]:
             lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines()]
             images += [place.parent / line for line in lines if line]
         else:
-            images += sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            images += sorted(filter(is_image, place.rglob("*")))
             _check_complete(place, path)
     return images
 
@@ -147,7 +148,7 @@ def _check_complete(folder: Path, path: Path) -> None:
     """Raise where labels of a folder have no image."""
     texts = _labels_of(folder / "x").parent
     stems = {p.relative_to(folder).with_suffix("") for p in folder.rglob("*")}
-    for lines in sorted(texts.rglob("*.txt")) if texts != folder else []:
+    for lines in visible(texts.rglob("*.txt")) if texts != folder else []:
         if lines.relative_to(texts).with_suffix("") not in stems:
             raise FileNotFoundError(
                 f"{path}: {lines} has no image in {folder}; labels are fractions of images, whose "
