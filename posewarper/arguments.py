@@ -74,9 +74,13 @@ def _regular(given: list[str], parser: Parser) -> list[str]:
                 raise UsageError(f"{name}: expected {_expected(action)}, got nothing")
             else:
                 value = waiting.pop(0)
+        if not value.strip():  # Path("") would be the current folder
+            raise UsageError(f"{name}: expected {_expected(action)}, got nothing")
         if _NUMBERS.fullmatch(value) and (_allows(action, tuple) or _allows(action, list)):
             value = f"[{value}]"
         regular.append(f"{name}={value}")
+    if places and not all(value.strip() for value in values):
+        raise UsageError(f"{places[-1].dest}: expected {_expected(places[-1])}, got nothing")
     if len(values) > len(places):
         if len(places) != 1 or not _allows(places[0], list):
             takes = " ".join(place.dest.upper() for place in places) or "none"
@@ -211,7 +215,7 @@ def _words(kind: Any) -> str:
     if dataclasses.is_dataclass(kind):
         return f"options ({', '.join(field.name for field in dataclasses.fields(kind))})"
     if origin in (tuple, list) and arguments:
-        plural = {int: "whole numbers", float: "numbers"}
+        plural = {int: "whole numbers", float: "numbers", Path: "paths"}
         member = plural.get(arguments[0], f"values, each {_words(arguments[0])}")
         if origin is tuple and arguments[-1] is not Ellipsis:
             return f"{len(arguments)} {member} such as {','.join('12345678'[: len(arguments)])}"

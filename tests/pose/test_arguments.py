@@ -70,6 +70,8 @@ def test_understood(line: str, option: str, value: object, monkeypatch: pytest.M
         ("predict v.mp4 --hold x", "--hold: expected a whole number, got 'x'"),
         ("predict v.mp4 --smooth=maybe", "--smooth: expected true or false, got 'maybe'"),
         ("predict v.mp4 --overlay", "--overlay: expected a path, got nothing"),
+        ("fit  --labels l.csv", "videos: expected a path or a list of paths, got nothing"),
+        ("predict v.mp4 --box_file= --track", "--box_file: expected a path, got nothing"),
         ("predict v.mp4 --overlay --track", "--overlay: expected a path, got nothing"),
         ("predict v.mp4 --crop_wh 3", "--crop_wh: expected 2 whole numbers such as 1,2, got '3'"),
         (
@@ -86,7 +88,7 @@ def test_understood(line: str, option: str, value: object, monkeypatch: pytest.M
 def test_one_line_for_a_mistake(
     line: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(line.split()) == 2
+    assert cli.main(line.split(" ") if line else []) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("posewarper: error: ") and message in captured.err
     assert captured.err.count("\n") == 1 and captured.out == ""
