@@ -86,8 +86,6 @@ def load_posetrack(path: str | Path, *, renamed: bool = True) -> PoseDataset:
                 f"{file}: neither PoseTrack17 ('annolist') nor PoseTrack18 ('images' and "
                 "'annotations')"
             )
-    if not (renamed or is_17):
-        raise ValueError(f"renamed: goes with files of PoseTrack17, got those of 2018 in {path}")
     if is_17 or _same_ids(parts):  # files of 2017, and predictions, have no ids of a whole folder
         parts = [part.renumbered() for part in parts]
         parts = _unique_ids(parts)

@@ -110,6 +110,8 @@ def train(
 
 def _precision(precision: Precision, processes: Processes) -> Precision:
     """The same for all processes: what the slowest processor can do."""
+    if precision == "fp32":
+        return precision
     usable = usable_precision(processes.device, precision, "loop.precision")
     return precision if not processes.any(usable != precision)[0] else "fp32"
 

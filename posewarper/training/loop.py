@@ -175,7 +175,7 @@ class Training:
     def _step(self, batches: list[Batch], asked: bool) -> bool:
         """One step of the optimiser; whether any process was asked to stop before it."""
         device, many = self.processes.device, self.processes.count
-        own = [self.loss.denominator(batch.weight) for batch in batches]
+        own = [self.loss.denominator(batch.weight, batch.target) for batch in batches]
         errors = [batch.error for batch in batches if batch.error]
         denominator, stopping, failed = self.processes.sums(
             [sum(own), float(asked), float(len(errors))]
@@ -336,7 +336,7 @@ class Training:
             heatmaps = self._heatmaps(output)
             compared = output if self.loss.kind == "cross_entropy" else heatmaps
             sums.loss += float(self.loss(compared, batch.target, batch.weight))
-            sums.denominator += self.loss.denominator(batch.weight.cpu())
+            sums.denominator += self.loss.denominator(batch.weight.cpu(), batch.target.cpu())
             found, labelled = self._found(heatmaps, batch)
             sums.found += float(found)
             sums.labelled += float(labelled)

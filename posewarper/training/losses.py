@@ -39,11 +39,15 @@ class HeatmapLoss:
             weights[skeleton.index(joint)] = weight
         self.joint_weights = weights
 
-    def denominator(self, weight: Tensor) -> float:
-        """What the sum over samples with weights ``[B, J]`` is divided by to be a mean."""
+    def denominator(self, weight: Tensor, target: Tensor) -> float:
+        """What the sum over samples with weights ``[B, J]`` is divided by to be a mean.
+
+        With cross entropy joints count that have something painted in ``target`` [B, J, h, w].
+        """
         if self.kind == "mse":
             return float(len(weight))
-        return float((weight * self.joint_weights).sum(dtype=torch.float64))
+        painted = target.flatten(2).any(-1)
+        return float((weight * self.joint_weights * painted).sum(dtype=torch.float64))
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """The sum over samples, a float32 scalar.

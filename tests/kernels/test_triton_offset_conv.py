@@ -40,7 +40,9 @@ class Case:
     config: Config | None = None
 
     def tensors(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor | None]:
-        """Features, input and offset weight are exact in ``dtype``."""
+        """Features, input and offset weight are exact in ``dtype``. Offsets are sums of multiples
+        of 1/4096, exact in any order of summation, so that far ones are no less so than near ones.
+        """
         generator = torch.Generator().manual_seed(self.features)
 
         def normal(*shape: int) -> Tensor:
@@ -49,8 +51,10 @@ class Case:
         count, (c_in, c_out), taps = len(self.dilations), self.channels, math.prod(self.kernel)
         offset_weight = normal(count, 2 * self.offset_groups * taps, self.features, 3, 3)
         offset_weight *= self.scale / (9 * self.features) ** 0.5
+        features = normal(self.frames, self.features, *self.size)
+        features, offset_weight = (t.mul(64).round().div(64) for t in (features, offset_weight))
         tensors = {
-            "features": normal(self.frames, self.features, *self.size).to(dtype),
+            "features": features.to(dtype),
             "input": normal(self.frames, c_in, *self.size).to(dtype),
             "offset_weight": offset_weight.to(dtype),
             "weight": normal(count, c_out, c_in // self.groups, *self.kernel),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 from option_places import Place
 from random_models import random_model
 
@@ -12,6 +13,7 @@ from posewarper.data.annotations import load_coco, save_coco
 from posewarper.data.sparsify import every_kth
 from posewarper.data.synthetic import write_dataset
 from posewarper.models import save_checkpoint, save_model
+from posewarper.report import VideoWriter
 
 
 def write_inputs(root: Path) -> Path:
@@ -36,6 +38,9 @@ def write_inputs(root: Path) -> Path:
         (root / f"detected-{split}.json").write_text(json.dumps(found))
         plain = [{**one, "image_name": Path(one["image_name"]).name} for one in found]
         (root / f"boxes-{split}.json").write_text(json.dumps(plain))
+    with VideoWriter(root / "clip.mp4", 25, (96, 72)) as film:
+        for shade in range(4):
+            film.write(np.full((72, 96, 3), shade, np.uint8))
     for name in ("same", "val_images"):
         (root / name).symlink_to(root / "data")
     for seed in range(2):

@@ -140,6 +140,10 @@ def predict_cases(root: Path, out: Path) -> list[Case]:
         ),
         Case({"detect_every": On(7, f"{last_pose}.again")}, base, stubs),
         Case(
+            {"deinterlace": On(True, "posewarper.streaming.sources:VideoFile.deinterlace")},
+            {**base, "video": root / "clip.mp4", "boxes": "frame"},
+        ),
+        Case(
             {
                 "track": On(True, f"{people}:Finisher.tracker", anything),
                 "box_threshold": On(

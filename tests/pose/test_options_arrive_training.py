@@ -138,6 +138,7 @@ def train_cases(root: Path, out: Path) -> list[Case]:
                 "data.rounded": On(False, f"{SAMPLES}.rounded", also=(f"{SEEN}.rounded",)),
                 "data.score_power": On(1.5, f"{SAMPLES}.score_power"),
                 "data.missing": On("skip", f"{SAMPLES}.source.missing"),
+                "data.deinterlace": On(True, f"{SAMPLES}.source._deinterlace"),
                 "data.workers": On(1, f"{LOOP}:Training.train_set._loader.num_workers"),
                 "data.cache_mb": On(
                     1, "posewarper.training.loading:FrameSource(cached_frames)", lambda n: n < 100
@@ -323,6 +324,11 @@ def fit_cases(root: Path, out: Path) -> list[Case]:
                 "fps": On(10.0, f"{job}:times(fps)"),
                 "missing": On(
                     "skip", f"{job}:FrameSource.missing", also=(f"{SAMPLES}.source.missing",)
+                ),
+                "deinterlace": On(
+                    True,
+                    f"{job}:FrameSource._deinterlace",
+                    also=(f"{SAMPLES}.source._deinterlace",),
                 ),
                 "seed": On(7, f"{ORDER}.shuffle_seed"),
                 "device": On(

@@ -80,7 +80,6 @@ REFUSED = [
     (SPARSIFY + "--protocol posetrack-truth ", "--every 2", "keeps the whole run"),
     (SPARSIFY + "--every 2 ", "--spread random", "goes with frames"),
     (SPARSIFY + "--frames 2 ", "--seed 1", "goes with videos"),
-    (FOLDER, "--renamed false", "goes with files of PoseTrack17"),
     ("convert {root}/train.json {out}/x.csv ", "--renamed false", "goes with files of PoseTrack17"),
 ]
 

@@ -236,7 +236,7 @@ def test_squared_error_is_that_of_2019():
         for j in range(17)
     ]  # fmt: skip
     expected = sum(by_joint) / 17
-    assert loss.denominator(weight) == 3
+    assert loss.denominator(weight, target) == 3
     torch.testing.assert_close(loss(output, target, weight) / 3, expected)
 
 
@@ -261,7 +261,10 @@ def test_cross_entropy():
     target = torch.from_numpy(target)
     weight = torch.zeros(2, 17)
     weight[0, 0] = weight[1, 4] = 1
-    assert loss.denominator(weight) == 1.5
+    assert loss.denominator(weight, target) == 1.5
+    weight[0, 1] = 1  # a joint outside, with an empty map
+    target[0, 1] = 0
+    assert loss.denominator(weight, target) == 1.5
     uniform = loss(torch.zeros(2, 17, 12, 10), target, weight) / 1.5
     assert float(uniform) == pytest.approx(math.log(120))
     perfect = loss(target.clamp_min(1e-30).log(), target, weight) / 1.5
@@ -278,7 +281,8 @@ def test_losses_of_parts_add_up():
         loss = HeatmapLoss(LossConfig(kind), POSETRACK)
         parts = [slice(0, 4), slice(4, 5), slice(5, 5)]  # nothing is a part too
         total = sum(loss(output[p], target[p], weight[p]) for p in parts)
-        assert sum(loss.denominator(weight[p]) for p in parts) == loss.denominator(weight)
+        whole = loss.denominator(weight, target)
+        assert sum(loss.denominator(weight[p], target[p]) for p in parts) == whole
         torch.testing.assert_close(total, loss(output, target, weight))
 
 
