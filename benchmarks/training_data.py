@@ -44,8 +44,8 @@ def make_config(
 ) -> RunConfig:
     """A run on the data set; ``loop`` may have ``workers``, which is an option of the data."""
     data: dict[str, Any] = {
-        "train": root / _LABELS, "images": root, "delta_range": 3, "crop_wh": size.crop_wh,
-        "workers": loop.pop("workers", 0),
+        "train": root / _LABELS, "images": root, "crop_wh": size.crop_wh,
+        "workers": loop.pop("workers", 0), **({"delta_range": 3} if stage == "warp" else {}),
     }  # fmt: skip
     return training_steps.make_config(
         size, stage, implementation, device, data=data, loop=loop, augmentation=_AUGMENTATION

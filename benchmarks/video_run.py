@@ -136,8 +136,8 @@ def run_ours(
     """Seconds in all, and by part."""
     split = Split()
 
-    def open_source(*arguments: Any) -> Any:
-        source = opened(*arguments)
+    def open_source(*arguments: Any, **options: Any) -> Any:
+        source = opened(*arguments, **options)
         source.frames = split.timed_items("decode", source.frames)
         return source
 
