@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,7 @@ from posewarper.training.loading import Batches, Order, training_batches
 from posewarper.training.processes import Processes
 
 _LABELS = "annotations/posetrack_train.json"
-_AUGMENTATION = Augmentation(
-    scale_factor=0.25, rotation_factor=30.0, half_body_probability=0.0, key_damage_probability=0.4
-)
+_AUGMENTATION = Augmentation(scale_factor=0.25, rotation_factor=30.0, half_body_probability=0.0)
 
 
 def write(folder: Path, smoke: bool) -> None:
@@ -47,9 +46,11 @@ def make_config(
         "train": root / _LABELS, "images": root, "crop_wh": size.crop_wh,
         "workers": loop.pop("workers", 0), **({"delta_range": 3} if stage == "warp" else {}),
     }  # fmt: skip
+    damage = 0.4 if stage == "warp" else 0.0
     return training_steps.make_config(
-        size, stage, implementation, device, data=data, loop=loop, augmentation=_AUGMENTATION
-    )
+        size, stage, implementation, device, data=data, loop=loop,
+        augmentation=replace(_AUGMENTATION, key_damage_probability=damage),
+    )  # fmt: skip
 
 
 def our_batches(config: RunConfig, size: Size) -> Batches:
@@ -89,7 +90,7 @@ class PlainBatches:
         dataset: PoseDataset = load_labels(config.data.train)
         samples = PoseSamples(
             dataset, _Decoded(config.data.images), stage=config.stage, crop_wh=size.crop_wh,
-            sigma=3.0, delta_range=config.data.delta_range, augmentation=_AUGMENTATION,
+            sigma=3.0, delta_range=config.data.delta_range, augmentation=config.augmentation,
             rounded=config.data.rounded, normalised=True, seed=config.loop.seed,
         )  # fmt: skip
         loop, workers = config.loop, config.data.workers or 0
