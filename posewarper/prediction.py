@@ -308,8 +308,8 @@ def aggregate(
         batch_size: crops per pass of the network.
         compile: run the convolutions through torch.compile, which takes up to minutes at first.
         workers: processes that read frames; by default none on a CPU, up to 4 on a GPU.
-        skeleton: for weights alone, posetrack, coco or a YAML file; by default posetrack.
-        crop_wh: for weights alone, width and height of crops in pixels; by default 288, 384.
+        skeleton: for weights alone, posetrack (the default of PoseWarper's), coco or a YAML file.
+        crop_wh: for weights alone, size of crops; by default the file's name tells, or 288, 384.
         dilations: for weights alone, of the deformable convolutions.
         progress: show a progress bar.
 

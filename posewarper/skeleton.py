@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ class Skeleton:
     Attributes:
         name: what it is called in messages.
         joints: J unique names; the order of channels, of keypoints in files, and of sigmas.
-        flip_pairs: indices that change places when an image is mirrored.
+        flip_pairs: indices that change places when an image is mirrored. Where there are some, the
+            other joints lie on the middle line; a joint paired with itself does so expressly.
         limbs: pairs of indices that are drawn as lines.
         sigmas: OKS standard deviations, one per joint, as in COCO (k = 2 * sigma).
         upper_body: indices for half-body augmentation; the others are the lower body.
@@ -47,6 +49,13 @@ class Skeleton:
                 f"skeleton {self.name!r}: indices must lie in 0..{count - 1}, "
                 f"got {sorted(set(flat))}"
             )
+        partners: dict[int, int] = {}
+        for one, other in [*self.flip_pairs, *((b, a) for a, b in self.flip_pairs)]:
+            if partners.setdefault(one, other) != other:
+                raise ValueError(
+                    f"skeleton {self.name!r}: flip_pairs: {self.joints[one]!r} has two partners, "
+                    f"{self.joints[partners[one]]!r} and {self.joints[other]!r}"
+                )
 
     def __len__(self) -> int:
         return len(self.joints)
@@ -72,10 +81,24 @@ class Skeleton:
             order[left], order[right] = right, left
         return tuple(order)
 
+    @property
+    def why_not_mirrored(self) -> str:
+        """Why mirrored images would teach or tell wrong joints; empty where they would not."""
+        if not self.flip_pairs:
+            return f"no mirror pairs among its joints {', '.join(self.joints)}"
+        paired = {i for pair in self.flip_pairs for i in pair}
+        alone = [
+            joint
+            for i, joint in enumerate(self.joints)
+            if i not in paired and any(clear for *_, clear in _sides(joint))
+        ]
+        return f"no partner for {', '.join(alone)}" if alone else ""
+
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any], source: str = "skeleton") -> Skeleton:
         """From names: ``joints``, and optionally ``name``, ``flip_pairs``, ``limbs``, ``sigmas``,
-        ``upper_body``, whose entries are joint names or indices.
+        ``upper_body``, whose entries are joint names or indices. Without ``flip_pairs`` they are
+        those that the names tell; see ``pairs_by_name``.
 
         Raises:
             ValueError: a key or joint that is not known; names ``source``.
@@ -98,7 +121,7 @@ class Skeleton:
         return cls(
             names.name,
             joints,
-            pairs("flip_pairs"),
+            pairs("flip_pairs") if "flip_pairs" in data else pairs_by_name(joints),
             pairs("limbs"),
             tuple(float(sigma) for sigma in data.get("sigmas") or ()),
             tuple(resolve(joint) for joint in data.get("upper_body") or ()),
@@ -112,6 +135,80 @@ class Skeleton:
         if not isinstance(data, Mapping):
             raise ValueError(f"{path}: expected a mapping with the key 'joints'")
         return cls.from_mapping(data, str(path))
+
+
+# How names tell a side, beside "left" and "right" anywhere: a letter that is a word of its own
+# ("l_wing", "wingL", "ear.l"), that stands before or after a part of a body ("Lhip", "hipl"), or
+# that is one of two which make a word ("FL_paw", front left).
+_WORD = re.compile(r"left|right", re.IGNORECASE)
+_PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
+_TWO = re.compile(r"(?<![^\W_])(?:([LR])[FHB]|[FHB]([LR]))(?![^\W_])", re.IGNORECASE)
+_BODY = (
+    "ankle|antenna|arm|brow|calf|cheek|ear|elbow|eye|eyebrow|fin|finger|foot|hand|heel|hip|hoof|"
+    "jaw|knee|leg|limb|lip|paw|shoulder|thigh|thumb|toe|whisker|wing|wrist"
+)
+_GLUED = re.compile(rf"([LR])(?:{_BODY})|(?:{_BODY})([LR])", re.IGNORECASE)
+
+
+def _sides(joint: str) -> Iterator[tuple[str, str, bool]]:
+    """Each reading of a name: the side ("l" or "r"), the name in lower case without it, and whether
+    it is so clear that a partner must be missing where there is none.
+    """
+    marks = [
+        (match.start(), match.end(), match[0], not _inside_word(joint, match))
+        for match in _WORD.finditer(joint)
+    ]
+    for part in _PART.finditer(joint):
+        if part[0].lower() in ("l", "r"):
+            marks.append((part.start(), part.end(), part[0], True))
+        elif glued := _GLUED.fullmatch(part[0]):
+            side = 1 if glued[1] else 2
+            start, end = part.start() + glued.start(side), part.start() + glued.end(side)
+            marks.append((start, end, glued[side], False))
+    for two in _TWO.finditer(joint):
+        side = 1 if two[1] else 2
+        marks.append((two.start(side), two.end(side), two[side], True))
+    for start, end, mark, clear in marks:
+        kind = "<side>" if len(mark) > 1 else "<s>"
+        yield mark[0].lower(), (joint[:start] + kind + joint[end:]).lower(), clear
+
+
+def _inside_word(joint: str, match: re.Match[str]) -> bool:
+    """Whether letters of the same word go on around a match, as in "upright"."""
+    return any(
+        part.start() < match.start() < part.end() or part.start() < match.end() < part.end()
+        for part in _PART.finditer(joint)
+    )
+
+
+def pairs_by_name(joints: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Mirror pairs that names tell: ``left`` and ``right`` anywhere (``left_ear``, ``EyeRight``),
+    or letters for them (``L_ear``, ``wingL``, ``ear.l``, ``lEar``, ``Lhip``, ``FL_paw``).
+
+    Returns:
+        Indices of left and right. A joint with more than one possible partner has none.
+    """
+    of_rest: dict[str, dict[str, set[int]]] = {}
+    for i, joint in enumerate(joints):
+        for side, rest, _ in _sides(joint):
+            of_rest.setdefault(rest, {"l": set(), "r": set()})[side].add(i)
+    partners: dict[int, set[int]] = {i: set() for i in range(len(joints))}
+    for found in of_rest.values():
+        for left in found["l"]:
+            partners[left] |= found["r"]
+        for right in found["r"]:
+            partners[right] |= found["l"]
+    return tuple(
+        (i, j)
+        for i, own in partners.items()
+        if len(own) == 1 and partners[j := min(own)] == {i} and _is_left(joints[i], joints[j])
+    )
+
+
+def _is_left(joint: str, other: str) -> bool:
+    """Which of two partners is the left one."""
+    rights = {rest for side, rest, _ in _sides(other) if side == "r"}
+    return any(side == "l" and rest in rights for side, rest, _ in _sides(joint))
 
 
 _COCO_SIGMAS = (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posewarper.data.entries import id_key, listing, number, objects, whole
-from posewarper.skeleton import POSETRACK, SKELETONS, Skeleton
+from posewarper.skeleton import POSETRACK, SKELETONS, Skeleton, pairs_by_name
 
 _OWN = {"flip_pairs", "sigmas", "upper_body"}  # keys that only files of this project have
 
@@ -224,13 +224,15 @@ def _skeleton(together: Sequence[Category], source: str) -> Skeleton:
         place = f"{source}: category {category.name!r}"
         limbs += [(own[a], own[b]) for a, b in _limbs(category, source)]
         pairs = category.entry.get("flip_pairs")
-        sides = _sides(category.joints) if pairs is None else _pairs(pairs, len(own), place)
+        sides = pairs_by_name(category.joints) if pairs is None else _pairs(pairs, len(own), place)
         flips += [(own[a], own[b]) for a, b in sides]
         listed = listing(category.entry.get("upper_body") or [], f"{place}: 'upper_body'")
         upper += [own[whole(i, f"{place}: 'upper_body'", 0, len(own) - 1)] for i in listed]
     sigmas = entries[0].get("sigmas") or []
     if len({category.joints for category in together}) > 1:
         sigmas = []
+    if not any("flip_pairs" in entry for entry in entries):  # also across categories
+        flips = list(pairs_by_name(joints))
     place = f"{source}: category {together[0].name!r}: 'sigmas'"
     values = listing(sigmas, place, len(joints) if sigmas else None)
     skeleton = Skeleton(
@@ -243,12 +245,6 @@ def _skeleton(together: Sequence[Category], source: str) -> Skeleton:
     )
     known_one = SKELETONS.get(skeleton.name)
     return known_one if known_one == skeleton else skeleton
-
-
-def _sides(joints: Sequence[str]) -> list[tuple[int, int]]:
-    place = {joint: i for i, joint in enumerate(joints)}
-    sides = [(i, place.get("right" + j[4:], -1)) for j, i in place.items() if j[:4] == "left"]
-    return [(left, right) for left, right in sides if right >= 0]
 
 
 def _pairs(pairs: Any, count: int, place: str) -> list[tuple[int, int]]:

@@ -189,7 +189,8 @@ class Augmentation:
         scale_factor: s in scale * clip(1 + s * normal, 1 - s, 1 + s); below 1.
         rotation_factor: r in clip(r * normal, -2 r, 2 r) degrees.
         rotation_probability: how often a crop is turned at all.
-        flip_probability: how often it is mirrored.
+        flip_probability: how often it is mirrored; never where the skeleton does not tell which
+            joints change places (``Skeleton.why_not_mirrored``).
         half_body_probability: how often only half of the body is shown, among people
             with more than ``half_body_joints`` visible joints.
         half_body_joints: see there.
@@ -251,7 +252,8 @@ class Augmentation:
             region: the person's own, not mirrored. What is drawn is added to its rotation.
             joints: [J, 2] pixels.
             visible: [J]; above 0 is visible.
-            skeleton: for the halves of the body; without ``upper_body`` there is no half body.
+            skeleton: for the halves of the body, without ``upper_body`` there is no half body; and
+                for whether images may be mirrored.
             crop_wh: size of the crop; for its shape.
             image_width: pixels.
         """
@@ -268,7 +270,7 @@ class Augmentation:
         scale = scale * np.clip(1 + s * random.standard_normal(), 1 - s, 1 + s)
         turned = random.random() < self.rotation_probability
         rotation = float(np.clip(r * random.standard_normal(), -2 * r, 2 * r)) if turned else 0.0
-        mirrored = bool(random.random() < self.flip_probability)
+        mirrored = random.random() < self.flip_probability and not skeleton.why_not_mirrored
         own = -region.rotation if mirrored else region.rotation
         if mirrored:
             center = np.array([image_width - 1 - center[0], center[1]])
@@ -316,7 +318,7 @@ class Augmentation:
             chosen = upper
         else:
             chosen = lower if len(lower) > 2 else upper
-        if len(chosen) < 2:
+        if len(chosen) < 2 or not np.ptp(chosen, 0).any():  # all in one place have no size
             return None
         turn = crop_matrices((0, 0), (1, 1), (200, 200), rotation)[0, :, :2]  # no zoom
         size_wh = _fill_aspect(np.ptp(chosen @ turn.T, 0), crop_wh)

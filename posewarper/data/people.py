@@ -42,13 +42,29 @@ def usable_people(dataset: PoseDataset) -> tuple[Ints, Floats]:
     """Rows of the people that serve as samples, and their boxes [P, 4] clipped to the image.
 
     As in 2019: no crowds, an area above 0, a box of which something lies in the image, and at least
-    one labelled joint.
+    one labelled joint. Nor is a box without a width, a height, or more than a pixel one to crop.
     """
     people = dataset.people
     boxes, inside = clean_boxes(people.bbox, dataset.frames.size_wh[people.frame])
     labelled = (people.keypoints[:, :, 2] > 0).any(1)
-    rows = np.flatnonzero(inside & labelled & (people.area > 0) & ~people.crowd)
+    sized = (people.bbox[:, 2:] > 0).all(1) & (boxes[:, 2:] > 0).any(1)
+    rows = np.flatnonzero(inside & sized & labelled & (people.area > 0) & ~people.crowd)
     return rows, boxes[rows]
+
+
+def left_out(dataset: PoseDataset) -> str:
+    """Who is labelled and yet no sample, in a line; empty if nobody."""
+    people = dataset.people
+    labelled = (people.keypoints[:, :, 2] > 0).any(1) & ~people.crowd
+    rows = np.setdiff1d(np.flatnonzero(labelled), usable_people(dataset)[0])
+    if not len(rows):
+        return ""
+    some = ", ".join(str(people.annotation_id[row]) for row in rows[:5])
+    return (
+        f"{dataset.source}: {len(rows)} of {labelled.sum()} labelled people are left out, as their "
+        f"boxes have no size, no area or nothing in the image: annotation {some}"
+        + (", ..." if len(rows) > 5 else "")
+    )
 
 
 def turned_boxes(dataset: PoseDataset, upright: Upright = None) -> tuple[Ints, Floats]:

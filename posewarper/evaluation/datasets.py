@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -98,7 +99,7 @@ def compare_datasets(
     else:
         raise ValueError(f"lengths: expected 'head', 'box' or 'extent', got {lengths!r}")
     size = np.where(size > 0, size, np.nan)  # an empty box, or a single joint, tells no length
-    return evaluate_pck(
+    result = evaluate_pck(
         guess,
         points[:, :, :2],
         size,
@@ -106,3 +107,12 @@ def compare_datasets(
         thresholds=thresholds,
         labelled=labelled,
     )
+    if result.excluded:
+        without = {"head": "head box", "box": "box", "extent": "extent"}[lengths]
+        others = " or ".join(f"--lengths {name}" for name in ("box", "extent") if name != lengths)
+        warnings.warn(
+            f"{truth.source}: {result.excluded} of {labelled.sum()} labelled joints count nowhere, "
+            f"as their people have no {without} to divide by; {others} divides by something else",
+            stacklevel=2,
+        )
+    return result

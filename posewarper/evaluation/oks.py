@@ -56,7 +56,7 @@ def _check_keypoints(entry: Mapping[str, Any], joints: int, where: str) -> list[
     if not isinstance(keypoints, list) or len(keypoints) != 3 * joints:
         got = len(keypoints) if isinstance(keypoints, list) else keypoints
         raise ValueError(f"{where}: expected {3 * joints} numbers in 'keypoints', got {got}")
-    if not np.isfinite(keypoints).all():
+    if not _numbers(keypoints):
         raise ValueError(f"{where}: 'keypoints' are not finite")
     return keypoints
 
@@ -65,32 +65,77 @@ def _complete_truth(data: Any, source: str, joints: int) -> dict[str, Any]:
     """Check the ground truth and add what COCO files have and others lack; the input stays."""
     if not isinstance(data, Mapping) or not {"images", "annotations", "categories"} <= set(data):
         raise ValueError(f"{source}: expected an object with images, annotations and categories")
-    images = [image["id"] for image in data["images"]]
-    if len(set(images)) != len(images):
-        twice = next(i for i in images if images.count(i) > 1)
-        raise ValueError(f"{source}: image id {twice} appears twice")
-    known, seen, annotations = set(images), set(), []
-    for annotation in data["annotations"]:
+    images = _ids(data["images"], f"{source}: image")
+    categories = _ids(data["categories"], f"{source}: category")
+    seen, annotations = set(), []
+    for number, annotation in enumerate(data["annotations"], 1):
+        if not isinstance(annotation, Mapping):
+            raise ValueError(f"{source}: annotation number {number} is no object")
         where = f"{source}: annotation {annotation.get('id')}"
         if annotation.get("id") is None or annotation["id"] in seen:
             raise ValueError(f"{where}: annotations need ids, and each only once")
         seen.add(annotation["id"])
-        if annotation.get("image_id") not in known:
+        if annotation.get("image_id") not in images:
             raise ValueError(f"{where} refers to image id {annotation.get('image_id')}")
+        if annotation.get("category_id") not in categories:
+            raise ValueError(
+                f"{where} has category id {annotation.get('category_id')}; listed are "
+                f"{sorted(categories)}"
+            )
         keypoints = _check_keypoints(annotation, joints, where)
-        if "bbox" not in annotation:
-            raise ValueError(f"{where}: needs 'bbox'")
-        defaults = {
-            "iscrowd": 0,
-            "area": annotation["bbox"][2] * annotation["bbox"][3],
-            "num_keypoints": sum(v > 0 for v in keypoints[2::3]),
-        }
-        annotations.append({**defaults, **annotation})
+        labelled = sum(v > 0 for v in keypoints[2::3])
+        annotations.append(
+            {
+                "iscrowd": 0,
+                **annotation,
+                "id": number,  # pycocotools takes a match with 0 for none
+                "area": _area(annotation, labelled, where),
+                "num_keypoints": labelled,
+            }
+        )
     return {
         "images": list(data["images"]),
         "annotations": annotations,
         "categories": list(data["categories"]),
     }
+
+
+def _ids(entries: Any, what: str) -> set[Any]:
+    """The ids of a table.
+
+    Raises:
+        ValueError: an entry has none, or that of another one.
+    """
+    seen = set()
+    for number, entry in enumerate(entries):
+        own = entry.get("id") if isinstance(entry, Mapping) else None
+        if not isinstance(own, int | str):
+            raise ValueError(f"{what} number {number} has no id")
+        if own in seen:
+            raise ValueError(f"{what} id {own} appears twice")
+        seen.add(own)
+    return seen
+
+
+def _area(annotation: Mapping[str, Any], labelled: int, where: str) -> float:
+    """What distances are divided by: ``area``, or that of the box where it is missing or 0."""
+    box = annotation.get("bbox")
+    if not isinstance(box, list | tuple) or len(box) != 4 or not _numbers(box):
+        raise ValueError(f"{where}: needs 'bbox' of four numbers, got {box!r}")
+    given = annotation.get("area")
+    if given is not None and not (_numbers([given]) and given >= 0):
+        raise ValueError(f"{where}: 'area': expected 0 or more, got {given!r}")
+    own = float(given or max(box[2], 0) * max(box[3], 0))
+    if own == 0 and labelled and not annotation.get("iscrowd"):
+        raise ValueError(
+            f"{where}: 'area' and the box are of size 0, by which distances are divided; give one "
+            "of them a size"
+        )
+    return own
+
+
+def _numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, int | float) and np.isfinite(v) for v in values)
 
 
 def _checked_results(
@@ -102,6 +147,8 @@ def _checked_results(
     categories = {category["id"] for category in truth["categories"]}
     for number, entry in enumerate(data):
         where = f"{source}: result {number}"
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"{where} is no object")
         if entry.get("image_id") not in images:
             raise ValueError(
                 f"{where} has image id {entry.get('image_id')}, which the ground truth lacks"
@@ -128,14 +175,14 @@ def evaluate_oks(
 
     Args:
         truth: COCO-style annotations with J keypoints, a file or its content. Where ``area`` is
-            missing the box's is taken; where ``num_keypoints`` is missing it is counted.
+            missing or 0 the box's is taken; ``num_keypoints`` is counted.
         results: COCO keypoint results, a file or its content; may be empty.
         skeleton: J joints; says the sigmas.
         sigmas: J standard deviations in place of the skeleton's.
 
     Raises:
         ValueError: no sigmas, another number of keypoints, unknown or duplicate ids, or numbers
-            that are not finite; names the file and the id.
+            that are not finite, or people without a size; names the file and the id.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

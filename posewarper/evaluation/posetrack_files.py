@@ -8,6 +8,8 @@ is in ``prediction_files``.
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -382,17 +384,31 @@ def check_frames(truth: VideoPoses, predicted: VideoPoses) -> None:
 
     Raises:
         ValueError: another number of frames; or both are of the 2018 layout and an image has
-            another file name. (In the 2017 layout names differ between official files.)
+            another file name. In other pairs of layouts, whose names differ between official files,
+            a warning says so if the numbers in them differ.
     """
     if len(truth.frame_names) != len(predicted.frame_names):
         raise ValueError(
             f"{predicted.source}: {len(predicted.frame_names)} frames, but its ground truth "
             f"{truth.source} has {len(truth.frame_names)}"
         )
-    if truth.layout == predicted.layout == "posetrack18":
-        names = zip(truth.frame_names, predicted.frame_names, strict=True)
-        for frame, (expected, got) in enumerate(names):
-            if PurePosixPath(expected).name != PurePosixPath(got).name:
-                raise ValueError(
-                    f"{predicted.where(frame)}: the ground truth has {expected} in this place"
-                )
+    strict = truth.layout == predicted.layout == "posetrack18"
+    names = zip(truth.frame_names, predicted.frame_names, strict=True)
+    for frame, (expected, got) in enumerate(names):
+        if strict and PurePosixPath(expected).name != PurePosixPath(got).name:
+            raise ValueError(
+                f"{predicted.where(frame)}: the ground truth has {expected} in this place"
+            )
+        if not strict and _number(expected) != _number(got):
+            warnings.warn(
+                f"{predicted.where(frame)}: the ground truth has {expected} in this place; frames "
+                "are compared by their place, so both files have to list the same ones",
+                stacklevel=3,
+            )
+            return
+
+
+def _number(name: str) -> int | None:
+    """The last number in the name of an image, None if there is none."""
+    found = re.findall(r"\d+", PurePosixPath(name).stem)
+    return int(found[-1]) if found else None

@@ -13,6 +13,7 @@ from posewarper.export.graphs import Graph, Mode, Precision
 from posewarper.export.inputs import random_inputs
 from posewarper.heatmaps import decode
 from posewarper.models import HEATMAP_STRIDE, PoseModel, Window
+from posewarper.models.runtimes import not_loaded
 
 #: Of heatmaps, as a share of the largest value where that is above 1, and of joints in pixels of
 #: the crop.
@@ -219,9 +220,8 @@ def onnx_runner(path: Path) -> Run:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen classes of errors without a common one
-        raise ValueError(
-            f"onnxruntime {onnxruntime.__version__} does not load what was exported: {error}"
-        ) from error
+        version = onnxruntime.__version__
+        raise ValueError(not_loaded("what was exported", version, error)) from error
     inputs = [value.name for value in session.get_inputs()]
     outputs = [value.name for value in session.get_outputs()]
 

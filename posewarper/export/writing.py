@@ -130,6 +130,8 @@ def to_onnx(
     )
     onnx.helper.set_model_props(proto, {PROPERTY: json.dumps(about)})
     proto.producer_name, proto.producer_version = PROPERTY, _version()
+    # Sizes of what is inside, which quantisers ask for; not those of the exporter, see _name_sizes.
+    proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     with whole_file(path) as partial:
         with open(partial, "wb") as file:
             file.write(proto.SerializeToString())

@@ -28,6 +28,7 @@ from posewarper.report import (
 )
 from posewarper.report.media import Image
 from posewarper.report.page import Value
+from posewarper.report.video_file import fitted
 
 _NAMES = {
     "warp": "posewarper: labels moved from both sides, the frame itself, flow where it agrees",
@@ -241,7 +242,8 @@ def _confidence(report: Report, dense: PoseDataset, results: dict[str, Any]) -> 
             "from the middle of where it is one frame before and after, twice). Smoothing "
             "(smooth: true) mostly lowers it; it lags behind fast turns."
         )
-    suggestions = choose_frames(dense, 10)
+    # Where every frame has a human label, the model is what was wanted.
+    suggestions = choose_frames(dense, 10) if dense.people.predicted.any() else []
     results["suggestions"] = [
         {"video": s.video, "frame": s.frame, "gain": s.gain} for s in suggestions
     ]
@@ -271,8 +273,9 @@ def _pictures(
     shown = inhabited[max(middle - _CLIP_FRAMES // 2, 0) :][:_CLIP_FRAMES]
     rate = 1 / float(np.median(np.diff(seconds[video]))) if len(seconds[video]) > 1 else 15.0
     drawn = _drawn(dense, shown, source)
-    clip = [image for image, _ in drawn]
-    if clip:
+    if drawn:
+        size_wh = drawn[0][0].shape[1], drawn[0][0].shape[0]
+        clip = [fitted(image, size_wh) for image, _ in drawn]  # images of a folder may differ
         section.clip(clip, min(rate, 30.0), f"{dense.videos[video].name}: {len(clip)} frames")
     worst = sorted(
         (row for row in inhabited if dense.people.predicted[rows[row]].any()),

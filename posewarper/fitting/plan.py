@@ -32,7 +32,7 @@ class Plan:
         reach: frames from a label that the warp head learns to bridge.
         pose_samples: crops that the network is trained on.
         warp_samples: pairs of crops that the warp head is trained on.
-        flip: mirror samples; only where the skeleton says which joints change places.
+        flip: mirror samples; only where the skeleton tells which joints change places.
     """
 
     upright: bool
@@ -77,7 +77,7 @@ def make_plan(
         reach=_reach(labels),
         pose_samples=round(_POSE_SAMPLES * min(enough, 2 * effort)),
         warp_samples=round(_WARP_SAMPLES * min(enough, 2 * effort)),
-        flip=bool(labels.skeleton.flip_pairs),
+        flip=not labels.skeleton.why_not_mirrored,
     )
 
 

@@ -17,7 +17,7 @@ from scipy.ndimage import map_coordinates
 
 from posewarper.data.tables import Bools, Floats, Video
 from posewarper.data.tracks import Target, Track
-from posewarper.data.video import FrameError, FrameSource, Image
+from posewarper.data.video import FrameSource, Image
 
 Grey = npt.NDArray[np.uint8]
 Preset = Literal["ultrafast", "fast", "medium"]
@@ -202,9 +202,12 @@ def _travel(
     for number, image in _greys(video, source, numbers, set(waiting), step):
         if image is None:
             continue
-        if on_the_way and previous is not None:
+        if previous is not None and previous[1].shape != image.shape:
+            for journey in on_the_way:  # nothing leads from one size to another
+                journey.joints = np.full_like(journey.joints, np.nan)
+        elif on_the_way and previous is not None:
             joints = np.concatenate([journey.joints for journey in on_the_way])
-            field = _field(flow, video, previous, (number, image))
+            field = np.asarray(flow.calc(previous[1], image, None), np.float32)  # type: ignore[call-overload]
             moved = _advect(joints, field)
             parts = np.split(moved, len(on_the_way))
             for journey, part in zip(on_the_way, parts, strict=True):
@@ -215,20 +218,6 @@ def _travel(
                 places[row][slot] = journey.joints
         on_the_way = [j for j in on_the_way if (j.end(step) - number) * step > 0]
         previous = number, image
-
-
-def _field(
-    flow: cv2.DISOpticalFlow, video: Video, before: tuple[int, Grey], after: tuple[int, Grey]
-) -> npt.NDArray[np.float32]:
-    """Flow [H, W, 2] between two numbered frames."""
-    (height, width), (new_height, new_width) = before[1].shape, after[1].shape
-    if before[1].shape != after[1].shape:
-        raise FrameError(
-            f"{video.name}: frame {after[0]} is {new_width} x {new_height}, "
-            f"frame {before[0]} is {width} x {height}"
-        )
-    field = flow.calc(before[1], after[1], None)  # type: ignore[call-overload]
-    return np.asarray(field, np.float32)
 
 
 def _advect(joints: Floats, field: npt.NDArray[np.float32]) -> Floats:

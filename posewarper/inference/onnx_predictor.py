@@ -22,6 +22,7 @@ from posewarper.data.crops import normalise
 from posewarper.inference.predictor import Predictor
 from posewarper.models import PoseSpec, Window
 from posewarper.models.pose_model import SupportBox, as_tuples
+from posewarper.models.runtimes import not_loaded
 from posewarper.skeleton import Skeleton
 
 _PROPERTY = "posewarper"  # of the file, JSON; see ``export.describe``
@@ -370,9 +371,7 @@ def _session(part: Any, providers: list[Any], path: Path, runtime: Any) -> Any:
     try:
         return runtime.InferenceSession(part.SerializeToString(), options, providers=providers)
     except Exception as error:  # onnxruntime's have no class in common
-        raise ValueError(
-            f"{path}: onnxruntime {runtime.__version__} does not load it: {error}"
-        ) from error
+        raise ValueError(not_loaded(str(path), runtime.__version__, error)) from error
 
 
 def _alike(a: Window, b: Window) -> bool:

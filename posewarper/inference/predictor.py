@@ -63,6 +63,8 @@ class Predictor(ABC):
             raise ValueError(f"refinement: expected one of {REFINEMENTS}, got {refinement!r}")
         if shift_flipped and not flip_test:
             raise ValueError("shift_flipped: goes with flip_test, whose mirrored heatmaps it moves")
+        if flip_test and (why := model.skeleton.why_not_mirrored):
+            raise ValueError(f"flip_test: the model's skeleton tells {why}")
         self.model = model
         self.device = device
         self.flip_test, self.shift_flipped = flip_test, shift_flipped

@@ -5,17 +5,20 @@ files), ``offset_feats.*``, then ``offsets{1..D}.weight [2 * 9 * J, width, 3, 3]
 ``deform_conv{1..D}.weight [J, J, 3, 3]``, one for each dilation. Read are, besides:
 
 * names with ``module.`` or ``_orig_mod.`` in front (DataParallel, torch.compile);
-* a ``state_dict`` or ``model`` inside a larger file;
+* a ``state_dict`` or ``model`` inside a larger file, also as training leaves them;
+* safetensors;
 * mmpose's names for the same weights (``backbone.``, ``neck.``, ``keypoint_head.``, ``head.``);
 * this package's own, ``PoseWarper.state_dict()``.
 
-A file fits exactly or not at all. Nothing but tensors is unpickled.
+* as features, networks of the same family for images as a whole (ImageNet's HRNets, also timm's and
+  mmpretrain's) and backbones alone.
+
+A file fits exactly or not at all; of the last kind what heatmaps have no use for is left out.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,9 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posewarper.files import whole_file
 from posewarper.models.hrnet import HRNet
 from posewarper.models.warper import PoseWarper, WarperConfig, Window
+from posewarper.models.weight_files import read_content, write_content
 
 State = dict[str, Tensor]
 
@@ -36,6 +39,13 @@ PARTS = ("all", "backbone", "features")
 _RELEASED_DILATIONS = (3, 6, 12, 18, 24)
 _HEAD_KEY = re.compile(r"offset_feats\.|offsets\d+\.|deform_conv\d+\.")
 _LISTED = 10  # keys of each kind that an error names
+
+# What networks for classification have beyond the features of the finest branch.
+_CLASSIFIER = re.compile(
+    r"(incre_modules|downsamp_modules|final_layer|classifier|fc|head|"
+    r"neck\.(increase_layers|downsample_layers|final_layer))\."
+)
+_FUSED = re.compile(r"stage(\d+)\.(\d+)\.fuse_layers\.(\d+)\.")
 
 # Other names for the same weights, once wrappers are gone. Numbered ones count from 0.
 _RENAMED = (
@@ -119,35 +129,12 @@ def load_checkpoint(model: HRNet | PoseWarper, path: str | Path, part: str = "al
 def save_checkpoint(model: HRNet | PoseWarper, path: str | Path) -> None:
     """Writes the weights in the published layout.
 
-    The file appears whole or not at all: it is written beside its place and then moved there.
+    The file appears whole or not at all; it is PyTorch's, or safetensors if its name ends so.
 
     Raises:
         OSError: the file cannot be written.
     """
-    path = Path(path)
-    state = {key: tensor.cpu().clone() for key, tensor in to_official(model.state_dict()).items()}
-    with whole_file(path) as partial, open(partial, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_content(path: str | Path) -> Any:
-    """What a file holds, of tensors and plain values; nothing else is unpickled.
-
-    Raises:
-        ValueError: the file is damaged, or there is something else in it.
-        OSError: the file cannot be read.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # damaged files fail in many ways
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{path}: not a checkpoint that can be read, or more than tensors in it ({reason})"
-        ) from error
+    write_content(to_official(model.state_dict()), path)
 
 
 def read_state(path: str | Path) -> State:
@@ -190,20 +177,38 @@ def to_official(state: Mapping[str, Tensor]) -> State:
     return official
 
 
-def infer_hrnet(state: Mapping[str, Tensor], source: str | Path = "state") -> dict[str, Any]:
-    """The arguments of ``HRNet`` for weights under published names; joints from the last layer.
+def infer_hrnet(
+    state: Mapping[str, Tensor], source: str | Path = "state", joints: int | None = None
+) -> dict[str, Any]:
+    """The arguments of ``HRNet`` for weights under published names.
+
+    Args:
+        state: the weights.
+        source: what messages call them.
+        joints: of the network to be, which takes the features alone; by default those of the last
+            layer.
 
     Raises:
-        ValueError: this is no HRNet with heatmaps; names ``source`` and the first key missed.
+        ValueError: this is no HRNet, or none with heatmaps; names ``source`` and the first key
+            missed.
     """
-    needed = ("conv1.weight", "transition1.0.0.weight", "final_layer.weight")
-    for key in (*needed, "layer1.0.conv1.weight", "stage2.0.branches.0.0.conv1.weight"):
+    last = "final_layer.weight"
+    needed = ["conv1.weight", "transition1.0.0.weight"]
+    features = [*needed, "layer1.0.conv1.weight", "stage2.0.branches.0.0.conv1.weight"]
+    for key in features if joints is not None else [*needed, last, *features[2:]]:
         if key not in state:
+            without = all(key in state for key in features)
             raise ValueError(
                 f"{source}: not the weights of an HRNet for heatmaps: there is no {key!r}; "
-                f"there are {_listing(state)}"
+                + (
+                    "its features can be trained for poses: train --init_part features"
+                    if without
+                    else f"there are {_listing(state)}"
+                )
             )
-    stem_width, width, joints = (_out_channels(state, key, source) for key in needed)
+    stem_width, width = (_out_channels(state, key, source) for key in needed)
+    if joints is None:
+        joints = _out_channels(state, last, source)
     stages = _count(state, r"stage(\d+)\.", first=2)
     return {
         "joints": joints,
@@ -265,6 +270,9 @@ def _fill(model: HRNet | PoseWarper, state: State, part: str, source: str | Path
     own = model.state_dict()
     expected = _select(to_official(own), part)
     found = _select(state, part)
+    if part == "features":
+        last = max((m[1], m[2]) for key in expected if (m := _FUSED.match(key)))
+        found = {key: t for key, t in found.items() if not _not_for_heatmaps(key, last)}
     # Files from before PyTorch 0.4.1 lack these counters, which nothing here reads.
     if not any(key.endswith("num_batches_tracked") for key in found):
         for key, tensor in expected.items():
@@ -309,6 +317,15 @@ def _select(state: Mapping[str, Tensor], part: str) -> State:
         if not (part != "all" and _HEAD_KEY.match(key))
         and not (part == "features" and key.startswith("final_layer."))
     }
+
+
+def _not_for_heatmaps(key: str, last: tuple[str, str]) -> bool:
+    """Whether a network for classification needs this beyond features: its head, and what ``last``,
+    the number of the last stage and module, makes of coarser branches.
+    """
+    fused = _FUSED.match(key)
+    coarser = fused is not None and (fused[1], fused[2]) == last and fused[3] != "0"
+    return coarser or _CLASSIFIER.match(key) is not None
 
 
 def _rename(key: str) -> str:

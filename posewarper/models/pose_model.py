@@ -2,12 +2,15 @@
 
 The file is a dictionary: ``model``, the weights in the published layout, so that everything that
 reads such files reads these too; and ``posewarper``, the rest as plain values. Weights alone, as
-2019 and mmpose wrote them, are read as well: with PoseTrack's joints, crops of 288 x 384.
+2019 and mmpose wrote them, are read as well. Those of PoseWarper, with a warp head and 17 joints,
+mean PoseTrack's joints and crops of 288 x 384; those of single-frame networks do not tell their
+joints, and the size of their crops by the name of the file at most.
 """
 
 from __future__ import annotations
 
-import os
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,17 +18,16 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from posewarper.files import whole_file
 from posewarper.heatmaps import REFINEMENTS
 from posewarper.models.checkpoints import (
     infer_config,
     load_checkpoint,
-    read_content,
     read_state,
     to_official,
 )
 from posewarper.models.hrnet import HEATMAP_STRIDE, HRNet
 from posewarper.models.warper import PoseWarper, WarperConfig, Window
+from posewarper.models.weight_files import read_content, write_content
 from posewarper.skeleton import POSETRACK, Skeleton
 
 SupportBox = Literal["key", "own"]
@@ -34,6 +36,7 @@ FORMAT = 2
 BEST = "best.pt"  # what a folder of training offers for prediction
 FITTED = "model.pt"  # and what a folder of fit does
 ONNX_SUFFIX = ".onnx"
+PUBLISHED_CROP = 288, 384  # width, height
 
 
 class PoseSpec:
@@ -138,7 +141,7 @@ class PoseModel(PoseSpec):
     network: HRNet | PoseWarper
     config: WarperConfig
     skeleton: Skeleton = POSETRACK
-    crop_wh: tuple[int, int] = (288, 384)
+    crop_wh: tuple[int, int] = PUBLISHED_CROP
     padding: float = 1.25
     sigma: float = 3.0
     refinement: str = "quarter"
@@ -176,7 +179,8 @@ class PoseModel(PoseSpec):
 
 
 def save_model(model: PoseModel, path: str | Path) -> None:
-    """Write a model; the file appears whole or not at all.
+    """Write a model; the file appears whole or not at all. A name that ends in .safetensors makes
+    such a file.
 
     Raises:
         OSError: the file cannot be written.
@@ -195,11 +199,7 @@ def save_model(model: PoseModel, path: str | Path) -> None:
         "support_box": model.support_box,
         "origin": dict(model.origin),
     }
-    content = {"model": {k: v.cpu().clone() for k, v in state.items()}, "posewarper": about}
-    with whole_file(path) as partial, open(partial, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    write_content(state, path, about)
 
 
 def load_model(
@@ -216,8 +216,9 @@ def load_model(
     Args:
         path: a file of ``save_model``, a folder of training (its best model) or of fit, or weights
             in any layout that ``models.checkpoints`` lists.
-        skeleton, crop_wh, dilations: for weights alone: what they do not tell. By default
-            PoseTrack's joints, 288 x 384, and the released model's dilations.
+        skeleton, crop_wh, dilations: for weights alone: what they do not tell. By default, with a
+            warp head, PoseTrack's 17 joints, 288 x 384, and the released model's dilations; single-
+            frame weights need the skeleton, and where the file's name has no size, crops, too.
         device: where to.
         backend: of the warp; see ``pwkernels.multi_dilation_deform_warp``.
 
@@ -234,8 +235,7 @@ def load_model(
     content = read_content(path)
     about = content.get("posewarper") if isinstance(content, Mapping) else None
     if about is None:
-        crop_wh = crop_wh or (288, 384)
-        model = _from_weights(path, skeleton or POSETRACK, crop_wh, dilations, backend)
+        model = _from_weights(path, skeleton, crop_wh, dilations, backend)
     else:
         model = _from_description(about, path, backend)
         for name, given, own in (
@@ -294,8 +294,8 @@ def _from_description(about: Mapping[str, Any], path: Path, backend: str) -> Pos
 
 def _from_weights(
     path: Path,
-    skeleton: Skeleton,
-    crop_wh: tuple[int, int],
+    skeleton: Skeleton | None,
+    crop_wh: tuple[int, int] | None,
     dilations: tuple[int, ...] | None,
     backend: str,
 ) -> PoseModel:
@@ -303,10 +303,48 @@ def _from_weights(
     state = read_state(path)
     has_head = any(key.startswith("offset_feats.") for key in state)
     config = infer_config(state, path, dilations, head=has_head)
+    named = size_in_name(path)
+    if has_head and config.joints == len(POSETRACK):
+        skeleton = skeleton or POSETRACK
+    if has_head:
+        named = named or PUBLISHED_CROP
+    missing = []
+    if skeleton is None:
+        official = config.joints == 17 and path.name.startswith("pose_hrnet_w")
+        coco = "; files of this name are COCO's" if official else ""
+        missing.append(
+            f"which its {config.joints} joints are: --skeleton coco, posetrack or a YAML file{coco}"
+        )
+    if crop_wh is None and named is None:
+        missing.append("which crops it was trained on: --crop_wh 192,256 or 288,384, for instance")
+    if skeleton is None or missing:
+        raise ValueError(f"{path}: weights alone do not tell {', and '.join(missing)}")
+    if len(skeleton) != config.joints:
+        raise ValueError(
+            f"{path}: skeleton: expected {config.joints} joints, as the network has, got "
+            f"{len(skeleton)} ({skeleton.name!r})"
+        )
+    if crop_wh is None:
+        crop_wh = named or PUBLISHED_CROP
+        if crop_wh != PUBLISHED_CROP:
+            warnings.warn(
+                f"{path}: crops {crop_wh[0]} wide and {crop_wh[1]} high, by the name of the file; "
+                "--crop_wh tells another size",
+                stacklevel=3,
+            )
     network = PoseWarper(config, backend=backend) if has_head else config.hrnet()
     model = PoseModel(network, config, skeleton, crop_wh)
     load_checkpoint(network, path)
     return model
+
+
+def size_in_name(path: Path) -> tuple[int, int] | None:
+    """Width and height of crops by the name of a published file, which has the height first, as in
+    ``pose_hrnet_w32_256x192.pth``; None if it tells none.
+    """
+    sizes = re.findall(r"(?<![\dA-Za-z])(\d{2,4})x(\d{2,4})(?!\d)", path.name)
+    found = {(int(width), int(height)) for height, width in sizes}
+    return found.pop() if len(found) == 1 else None
 
 
 def as_warper(model: PoseModel, config: WarperConfig, backend: str = "auto") -> PoseModel:

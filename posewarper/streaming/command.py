@@ -160,8 +160,8 @@ def predict(
             heatmaps serve several windows: faster, and less accurate the longer.
         batch_size: crops per pass of the network.
         compile: run the convolutions through torch.compile, which takes up to minutes at first.
-        skeleton: for weights alone, posetrack, coco or a YAML file; by default posetrack.
-        crop_wh: for weights alone, width and height of crops in pixels; by default 288, 384.
+        skeleton: for weights alone, posetrack (the default of PoseWarper's), coco or a YAML file.
+        crop_wh: for weights alone, size of crops; by default the file's name tells, or 288, 384.
         dilations: for weights alone, of the deformable convolutions.
         on_error: of many videos, after one that cannot be read: go on (skip), or stop.
         merge: of many videos, also write the results as one file, a dataset or a table.

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from posewarper.data.crops import Augmentation
+from posewarper.data.people import left_out
 from posewarper.models.devices import Precision, usable_precision
 from posewarper.models.pose_model import BEST
+from posewarper.skeleton import Skeleton
 from posewarper.training.config import (
     DataConfig,
     InitPart,
@@ -196,4 +198,26 @@ def _announce(training: Training, resumed: bool) -> None:
         training.processes.device,
         training.processes.count * config.loop.accumulate,
         config.loop.batch_size,
+    )
+    for batches in (training.train_set, training.val_set):
+        if batches is not None and (who := left_out(batches.samples.dataset)):
+            log.warning("%s", who)
+    if config.augmentation.flip_probability > 0:
+        log.info("%s", _mirroring(training.model.skeleton))
+
+
+def _mirroring(skeleton: Skeleton) -> str:
+    """Which joints change places in mirrored crops, or why none are mirrored."""
+    names = skeleton.joints
+    if skeleton.why_not_mirrored:
+        return (
+            f"crops are not mirrored: the skeleton tells {skeleton.why_not_mirrored}; flip_pairs "
+            "in a YAML file (--data.skeleton) name the pairs, and a joint on the middle line is "
+            "paired with itself"
+        )
+    pairs = [(names[a], names[b]) for a, b in skeleton.flip_pairs if a != b]
+    middle = [joint for i, joint in enumerate(names) if skeleton.mirrored[i] == i]
+    return (
+        f"mirrored crops exchange {', '.join(' and '.join(pair) for pair in pairs) or 'none'}"
+        + (f"; on the middle line: {', '.join(middle)}" if middle else "")
     )

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from posewarper.data.dataset import PoseSamples
 from posewarper.data.tables import Ints, PoseDataset
 from posewarper.data.video import FrameError, FrameSource, fill_sizes
+from posewarper.models import PoseModel
 from posewarper.training.config import RunConfig
 from posewarper.training.processes import Processes
 
@@ -283,6 +284,27 @@ class Batches:
         for numbers in columns:
             digest.update(np.ascontiguousarray(numbers, np.float64).tobytes())
         return digest.hexdigest()
+
+
+def check_batch(model: PoseModel, order: Order, samples: int, shared_norm: bool = False) -> None:
+    """An error where the coarsest branch would normalise a single value.
+
+    Args:
+        model: whose backbone learns, if it has no warp head.
+        order: of all batches.
+        samples: of the batch.
+        shared_norm: whether other processes have values, too.
+
+    Raises:
+        ValueError: a batch of one sample, of which crops leave one pixel.
+    """
+    side = model.backbone.size_multiple
+    if samples == 1 and model.crop_wh == (side, side) and not (model.warps or shared_norm):
+        raise ValueError(
+            f"loop.batch_size: a batch of one sample (of {order.per_epoch} per epoch) has a single "
+            f"value to normalise at crops of {side} x {side}; choose another loop.batch_size or "
+            "loop.samples_per_epoch, or larger data.crop_wh"
+        )
 
 
 def training_batches(

@@ -24,7 +24,7 @@ from posewarper.progress import progress_bar
 from posewarper.training.config import RunConfig
 from posewarper.training.frozen import FrozenBackbone
 from posewarper.training.interrupts import Interrupts
-from posewarper.training.loading import Batch, Batches
+from posewarper.training.loading import Batch, Batches, check_batch
 from posewarper.training.losses import HeatmapLoss, joints_found
 from posewarper.training.maps import learned_part
 from posewarper.training.optimization import (
@@ -88,7 +88,11 @@ class Training:
             network.backbone_batch_stats = config.model.backbone_batch_stats
             network.freeze_backbone(config.model.freeze_backbone)
         self.shared_norm = self.processes.count > 1 and config.loop.sync_batch_norm
-        self._fixed = isinstance(network, PoseWarper) and config.backbone_is_fixed
+        self._warps = isinstance(network, PoseWarper)
+        self._fixed = self._warps and config.backbone_is_fixed
+        if self.processes.count == 1:  # before the first epoch, of which it may be the last batch
+            order = self.train_set.order
+            check_batch(self.model, order, (order.per_epoch - 1) % order.batch_size + 1)
         if self.shared_norm:  # not in a backbone that is fixed, which will be folded
             normalised = network.get_submodule("offset_feats") if self._fixed else network
             share_batch_norm(normalised, device)
@@ -160,6 +164,11 @@ class Training:
         if self.average is not None:
             self.processes.copy_buffers(self.average.module)
         sums = self.sums.of_all(self.processes)
+        if sums.samples + sums.left_out == 0 or (sums.samples and not sums.labelled):
+            raise ValueError(
+                f"epoch {epoch + 1}: no labelled joint of {self.config.data.train} lies in a crop: "
+                "there is nothing to learn; look at the boxes and data.padding"
+            )
         last = epoch + 1 == self.config.loop.epochs
         val: Sums | None = None
         if self.val_set is not None and (
@@ -201,6 +210,7 @@ class Training:
 
     def _output(self, batch: Batch) -> Tensor:
         """Of the network in training; a process without samples takes part with none."""
+        check_batch(self.model, self.train_set.order, len(batch.target), self.shared_norm)
         empty = len(batch.target) == 0 and not self.shared_norm
         if empty:  # statistics of nothing would be NaN
             self.network.eval()
@@ -223,8 +233,7 @@ class Training:
 
     def _heatmaps(self, output: Tensor) -> Tensor:
         """Of what the network gave: warped maps are heatmaps already."""
-        warped = isinstance(self.network, PoseWarper)
-        return output.float() if warped else self.model.backbone.heatmaps_of(output.float())
+        return output.float() if self._warps else self.model.backbone.heatmaps_of(output.float())
 
     def _move(self, rate: float) -> None:
         for group in self.optimizer.param_groups:

@@ -27,8 +27,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from posewarper.files import whole_file
 from posewarper.models import PoseModel, save_model
-from posewarper.models.checkpoints import read_content
 from posewarper.models.pose_model import BEST
+from posewarper.models.weight_files import read_content
 
 FORMAT = 1
 _VERSIONS = ("posewarper", "torch", "torchvision", "numpy", "opencv-python-headless")

@@ -22,8 +22,9 @@ from posewarper.models import (
     load_checkpoint,
     load_model,
 )
-from posewarper.models.checkpoints import infer_hrnet, read_content, read_state
-from posewarper.models.pose_model import BEST, as_warper
+from posewarper.models.checkpoints import infer_hrnet, read_state
+from posewarper.models.pose_model import BEST, PUBLISHED_CROP, as_warper, size_in_name
+from posewarper.models.weight_files import read_content
 from posewarper.skeleton import Skeleton, find_skeleton
 from posewarper.training.config import RunConfig
 
@@ -144,7 +145,8 @@ def _with_new_joints(config: RunConfig, init: _Init, skeleton: Skeleton) -> Pose
         model = load_model(init.path)
         sizes, crops = model.config, {name: getattr(model, name) for name in _CROPS}
     else:
-        sizes, crops = WarperConfig(**infer_hrnet(read_state(init.path), init.path)), {}
+        found = infer_hrnet(read_state(init.path), init.path, joints=len(skeleton))
+        sizes, crops = WarperConfig(**found), {}
     _check_sizes(config, sizes, init, free=("softmax_sigma",))
     softmax = config.model.backbone().get("softmax_sigma", sizes.softmax_sigma)
     sizes = replace(sizes, joints=len(skeleton), softmax_sigma=softmax, **config.model.head())
@@ -190,16 +192,22 @@ def _loaded(config: RunConfig, init: _Init, skeleton: Skeleton) -> PoseModel:
         if skeleton.joints != model.skeleton.joints:
             raise ValueError(
                 f"data.skeleton: expected the joints of {init.path}, "
-                f"{list(model.skeleton.joints)}, got {list(skeleton.joints)}; init_part features "
+                f"{list(model.skeleton.joints)}, got {list(skeleton.joints)}; --init_part features "
                 "keeps all but the last layer"
             )
         return model
-    if _keeps_head(config):
-        return load_model(
-            init.path, skeleton=skeleton, crop_wh=config.data.crop_wh,
-            dilations=config.model.dilations,
-        )  # fmt: skip
     sizes = WarperConfig(**infer_hrnet(read_state(init.path), init.path))
+    if len(skeleton) != sizes.joints:
+        raise ValueError(
+            f"data.skeleton: expected {sizes.joints} joints, as {init.path} has, got "
+            f"{len(skeleton)} ({skeleton.name!r}); --init_part features keeps all but the last "
+            "layer"
+        )
+    if _keeps_head(config):
+        crop_wh = config.data.crop_wh or size_in_name(init.path) or PUBLISHED_CROP
+        return load_model(
+            init.path, skeleton=skeleton, crop_wh=crop_wh, dilations=config.model.dilations
+        )
     network = sizes.hrnet()
     load_checkpoint(network, init.path, "backbone")
     return PoseModel(network, sizes, skeleton, **_crops(config))

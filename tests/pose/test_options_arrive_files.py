@@ -342,11 +342,18 @@ def export_cases(root: Path, out: Path) -> list[Case]:
         ),
         Case({"decode": On(False, f"{graph}.refinement", None)}, base, until=until),
         Case({"fold": On(False, f"{graph}.key_offsets", [])}, base, until=until),
+        Case({"mode": On("pair", f"{graph}.mode")}, base, until=until),
         Case(
             {
-                "mode": On("pair", f"{graph}.mode"),
+                "skeleton": On(
+                    "posetrack", "posewarper.export.command:find_skeleton(name_or_file)"
+                ),
+                "crop_wh": On([64, 96], "posewarper.models.pose_model:PoseModel.crop_wh"),
+                "dilations": On(
+                    [2, 3, 5], "posewarper.models.pose_model:PoseModel.config.dilations"
+                ),
             },
-            base,
+            {**base, "model": root / "0.pth", "dilations": [1, 2, 4], "crop_wh": [96, 128]},
             until=until,
         ),
         Case(

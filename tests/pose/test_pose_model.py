@@ -112,14 +112,19 @@ def test_weights_alone(head, tmp_path):
     if head:
         with pytest.raises(ValueError, match="3 deformable convolutions, whose dilations no file"):
             load_model(tmp_path / "weights.pth")
-    back = load_model(tmp_path / "weights.pth", dilations=SMALL.dilations, crop_wh=CROP_WH)
+    else:
+        with pytest.raises(ValueError, match="weights alone do not tell which its 17 joints are"):
+            load_model(tmp_path / "weights.pth")
+    told = {"dilations": SMALL.dilations, "skeleton": None if head else POSETRACK}
+    back = load_model(tmp_path / "weights.pth", crop_wh=CROP_WH, **told)
     assert back.skeleton is POSETRACK and back.crop_wh == CROP_WH and back.warps == head
     assert (back.padding, back.sigma, back.refinement) == (1.25, 3.0, "quarter")
     assert_same_results(back, model)
-    usual = load_model(tmp_path / "weights.pth", dilations=SMALL.dilations)
+    (tmp_path / "weights.pth").rename(tmp_path / "weights_384x288.pth")
+    usual = load_model(tmp_path / "weights_384x288.pth", **told)
     assert usual.crop_wh == (288, 384) and usual.heatmap_hw == (96, 72)
     with pytest.raises(ValueError, match="skeleton: expected 17 joints"):
-        load_model(tmp_path / "weights.pth", dilations=SMALL.dilations, skeleton=RAT)
+        load_model(tmp_path / "weights_384x288.pth", dilations=SMALL.dilations, skeleton=RAT)
 
 
 def test_arguments_that_contradict_the_file(tmp_path):

@@ -7,9 +7,7 @@ into videos, numbers the tracks, makes boxes, and finds what contradicts itself.
 from __future__ import annotations
 
 import posixpath
-import re
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,7 +15,7 @@ import numpy as np
 from posewarper.data.entries import check_frame_numbers, check_values, ids_of_tracks
 from posewarper.data.frame_names import Place, frames_of_files, warn_implausible
 from posewarper.data.tables import Floats, Frames, People, PoseDataset, Video
-from posewarper.skeleton import SKELETONS, Skeleton
+from posewarper.skeleton import SKELETONS, Skeleton, pairs_by_name
 
 #: Boxes of people for whom a file has none: the extent of their labelled joints times this.
 BOX_GROWTH = 1.25
@@ -267,20 +265,6 @@ def boxes_of_joints(points: Floats, growth: float = BOX_GROWTH) -> Floats:
     extent = high - low
     sides = np.where((extent > 0).any(1, keepdims=True), np.maximum(extent * growth, 1.0), 0.0)
     return np.concatenate([(low + high) / 2 - sides / 2, sides], 1)
-
-
-def pairs_by_name(joints: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Mirror pairs that names tell: ``left`` and ``right`` anywhere (``left_ear``, ``EyeRight``),
-    or a capital L and R that end a word (``wingL``, ``legR4``) or stand alone (``L_ear``).
-    """
-    words = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"))
-    single = re.compile(r"(?<![A-Z])L(?=[\d_. -]|$)")
-    place = {joint: i for i, joint in enumerate(joints)}
-    pairs = []
-    for i, joint in enumerate(joints):
-        others = [joint.replace(a, b) for a, b in words] + [single.sub("R", joint)]
-        pairs += [(i, place[other]) for other in others if other != joint and other in place]
-    return tuple(dict.fromkeys(pairs))
 
 
 def check_tracks(dataset: PoseDataset) -> None:

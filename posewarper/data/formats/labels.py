@@ -88,23 +88,39 @@ def load_labels(
             file.
     """
     path = _existing(path)
-    with without_collection():
-        # The content of a JSON file is read once, to know the format and to read the labels.
-        content = read_json(path) if path.suffix.lower() == ".json" and path.is_file() else None
-        official = format is None and _is_posetrack(path, content)
-        if not (renamed or official):
-            raise ValueError(f"renamed: goes with files of PoseTrack17, got {path}")
-        if official:
-            dataset = _with_joints(load_posetrack(path, renamed=renamed), skeleton)
-        elif (format or format_of(path, content)) == "coco":
-            dataset = _read_coco(path, content, skeleton, unnamed, poses)
-        else:
-            chosen = format or format_of(path, content)
-            dataset = _read(path, chosen, skeleton).dataset(skeleton)
+    try:
+        with without_collection():
+            dataset = _load(path, skeleton, format, unnamed, poses, renamed)
+    except (TypeError, OverflowError) as error:  # a value of a kind that no check expects
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: cannot be read, a value in it is of an unexpected kind or size ({reason})"
+        ) from error
     if video is not None:
         dataset = attach(dataset, video)
     warn_outside(dataset)
     return dataset
+
+
+def _load(
+    path: Path,
+    skeleton: Skeleton | None,
+    format: LabelFormat | None,
+    unnamed: Skeleton | None,
+    poses: bool,
+    renamed: bool,
+) -> PoseDataset:
+    """The labels of a file that is there; see ``load_labels``."""
+    # The content of a JSON file is read once, to know the format and to read the labels.
+    content = read_json(path) if path.suffix.lower() == ".json" and path.is_file() else None
+    if format is None and _is_posetrack(path, content):
+        return _with_joints(load_posetrack(path, renamed=renamed), skeleton)
+    if not renamed:
+        raise ValueError(f"renamed: goes with files of PoseTrack17, got {path}")
+    chosen = format or format_of(path, content)
+    if chosen == "coco":
+        return _read_coco(path, content, skeleton, unnamed, poses)
+    return _read(path, chosen, skeleton).dataset(skeleton)
 
 
 def _is_posetrack(path: Path, content: Any) -> bool:

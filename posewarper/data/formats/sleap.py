@@ -167,7 +167,9 @@ def _project(sleap_io: Any, dataset: PoseDataset, path: Path, names: Mapping[int
     nodes = sleap_io.Skeleton(
         nodes=list(skeleton.joints),
         edges=[(skeleton.joints[a], skeleton.joints[b]) for a, b in skeleton.limbs],
-        symmetries=[(skeleton.joints[a], skeleton.joints[b]) for a, b in skeleton.flip_pairs],
+        symmetries=[
+            (skeleton.joints[a], skeleton.joints[b]) for a, b in skeleton.flip_pairs if a != b
+        ],
         name=skeleton.name,
     )
     images = [image_numbers(dataset, i, path) for i in range(len(dataset.videos))]
