@@ -272,7 +272,7 @@ def _pictures(
     middle = by_hand[len(by_hand) // 2]
     shown = inhabited[max(middle - _CLIP_FRAMES // 2, 0) :][:_CLIP_FRAMES]
     rate = 1 / float(np.median(np.diff(seconds[video]))) if len(seconds[video]) > 1 else 15.0
-    drawn = _drawn(dense, shown, source)
+    drawn = list(_drawn(dense, shown, source))
     if drawn:
         size_wh = drawn[0][0].shape[1], drawn[0][0].shape[0]
         clip = [fitted(image, size_wh) for image, _ in drawn]  # images of a folder may differ
