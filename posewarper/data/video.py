@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ Missing = Literal["error", "skip", "nearest", "key"]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg")
 _OPEN_FILES = 4  # of a source; each holds threads, memory and a file descriptor
+_TOLD = 5  # warnings about frames of a video; all are recorded
 
 
 class FrameSource:
@@ -45,7 +46,8 @@ class FrameSource:
             the nearest frame of the video that can be read, the earlier one of two; "key" the key
             frame, as the 2019 system does. No other frame's pixels stand for a key frame, where
             labels and boxes are: a missing one is None with "nearest", and an error with "key".
-            All but the first warn, once per frame, and are recorded in ``problems``.
+            All but the first warn, once per frame and of up to five frames of a video, and are
+            recorded in ``problems``.
         problems: message per missing frame (name of the video, number).
         decoded: how many frames were decoded so far.
 
@@ -69,6 +71,7 @@ class FrameSource:
             raise ValueError(f"root of the frames: {self.root} is no folder")
         self.missing: Missing = missing
         self.problems: dict[tuple[str, int], str] = {}
+        self._told: Counter[str] = Counter()
         self.decoded = 0
         self._deinterlace = deinterlace
         self._names = {} if dataset is None else _irregular_names(dataset)
@@ -116,7 +119,14 @@ class FrameSource:
             raise error
         if (video.name, number) not in self.problems:
             self.problems[video.name, number] = str(error)
-            warnings.warn(f"{error} (policy: {self.missing})", stacklevel=3)
+            self._told[video.name] += 1
+            if self._told[video.name] <= _TOLD:
+                warnings.warn(f"{error} (policy: {self.missing})", stacklevel=3)
+            elif self._told[video.name] == _TOLD + 1:
+                warnings.warn(
+                    f"{video.name}: more of its frames cannot be read (policy: {self.missing})",
+                    stacklevel=3,
+                )
         if self.missing == "skip" or (self.missing == "nearest" and key == number):
             return None
         if self.missing == "key" and key is not None:

@@ -25,7 +25,7 @@ from posewarper.training.config import (
     Stage,
     differences,
 )
-from posewarper.training.loading import training_batches, validation_batches
+from posewarper.training.loading import check_batch, training_batches, validation_batches
 from posewarper.training.loop import Training, log
 from posewarper.training.processes import Processes, join
 from posewarper.training.run_folder import FINAL, RunFolder, read_state_file
@@ -153,6 +153,9 @@ def _train(
         "support_box": start_model.support_box,
     }
     train_batches = training_batches(config, train_set, processes, crops)
+    if processes.count == 1:  # before the first epoch, whose last batch may be too small
+        order = train_batches.order
+        check_batch(start_model, (order.per_epoch - 1) % order.batch_size + 1)
     val_batches = None
     if val_set is not None:
         val_batches = validation_batches(config, val_set, processes, crops)

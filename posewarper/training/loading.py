@@ -286,12 +286,11 @@ class Batches:
         return digest.hexdigest()
 
 
-def check_batch(model: PoseModel, order: Order, samples: int, shared_norm: bool = False) -> None:
+def check_batch(model: PoseModel, samples: int, shared_norm: bool = False) -> None:
     """An error where the coarsest branch would normalise a single value.
 
     Args:
         model: whose backbone learns, if it has no warp head.
-        order: of all batches.
         samples: of the batch.
         shared_norm: whether other processes have values, too.
 
@@ -301,7 +300,7 @@ def check_batch(model: PoseModel, order: Order, samples: int, shared_norm: bool 
     side = model.backbone.size_multiple
     if samples == 1 and model.crop_wh == (side, side) and not (model.warps or shared_norm):
         raise ValueError(
-            f"loop.batch_size: a batch of one sample (of {order.per_epoch} per epoch) has a single "
+            "loop.batch_size: a batch of one sample, as the last of an epoch may be, has a single "
             f"value to normalise at crops of {side} x {side}; choose another loop.batch_size or "
             "loop.samples_per_epoch, or larger data.crop_wh"
         )

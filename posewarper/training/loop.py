@@ -90,9 +90,6 @@ class Training:
         self.shared_norm = self.processes.count > 1 and config.loop.sync_batch_norm
         self._warps = isinstance(network, PoseWarper)
         self._fixed = self._warps and config.backbone_is_fixed
-        if self.processes.count == 1:  # before the first epoch, of which it may be the last batch
-            order = self.train_set.order
-            check_batch(self.model, order, (order.per_epoch - 1) % order.batch_size + 1)
         if self.shared_norm:  # not in a backbone that is fixed, which will be folded
             normalised = network.get_submodule("offset_feats") if self._fixed else network
             share_batch_norm(normalised, device)
@@ -210,7 +207,7 @@ class Training:
 
     def _output(self, batch: Batch) -> Tensor:
         """Of the network in training; a process without samples takes part with none."""
-        check_batch(self.model, self.train_set.order, len(batch.target), self.shared_norm)
+        check_batch(self.model, len(batch.target), self.shared_norm)
         empty = len(batch.target) == 0 and not self.shared_norm
         if empty:  # statistics of nothing would be NaN
             self.network.eval()
