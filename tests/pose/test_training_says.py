@@ -76,9 +76,7 @@ def test_no_joint_in_any_crop(root, tmp_path, kind):
 @pytest.mark.parametrize(("batch_size", "samples"), [(16, 17), (1, 4)])
 def test_a_single_value_to_normalise(root, tmp_path, batch_size, samples):
     loop = {"epochs": 1, "batch_size": batch_size, "samples_per_epoch": samples}
-    with pytest.raises(
-        ValueError, match=rf"loop\.batch_size: a batch of one sample \(of {samples} .*16 x 16"
-    ):
+    with pytest.raises(ValueError, match=r"loop\.batch_size: a batch of one sample.*16 x 16"):
         run(root, tmp_path / "a", data={"crop_wh": (16, 16)}, loop=loop, val=False)
     loop = {**loop, "batch_size": 8, "samples_per_epoch": 10}
     run(root, tmp_path / "b", data={"crop_wh": (16, 16)}, loop=loop, val=False)
