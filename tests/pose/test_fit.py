@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from drawn_animals import ANIMAL, write_animals
@@ -25,7 +26,7 @@ from posewarper.data.formats import load_labels, save_labels
 from posewarper.data.people import turned_boxes
 from posewarper.data.sparsify import every_kth
 from posewarper.data.synthetic import write_dataset
-from posewarper.data.tables import PoseDataset
+from posewarper.data.tables import PoseDataset, Video
 from posewarper.data.video import VideoFile
 from posewarper.fitting import fit
 from posewarper.fitting import page as page_module
@@ -453,3 +454,28 @@ def test_one_labelled_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     results = json.loads((tmp_path / "fit" / "results.json").read_text())
     assert "hidden" not in results and results["labelled_by_hand"] == 1
     assert "only frame 2 is labelled" in (tmp_path / "fit" / "report.html").read_text()
+
+
+def test_images_of_two_sizes_with_labels_on_all_of_them(clip: Path, tmp_path: Path) -> None:
+    """Images that were taken out to be labelled: nothing is left to predict, a model is made."""
+    truth = load_coco(clip / "truth.json")
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    film = VideoFile(clip / "clip.mp4")
+    for number in range(0, FRAMES, EVERY):
+        image = film.read(number)
+        assert image is not None
+        larger = image if number % 2 else np.pad(image, ((0, 8), (0, 16), (0, 0)))
+        cv2.imwrite(str(folder / f"img{number:03d}.png"), larger[..., ::-1])
+    labels = every_kth(truth, EVERY).select(frames=truth.frames.number % EVERY == 0)
+    video = Video("frames", FRAMES, 0, "img%03d.png")
+    numbers = labels.frames.number.tolist()
+    names = tuple(video.file_name(number) for number in numbers)
+    frames = replace(labels.frames, file_name=names, size_wh=np.zeros((len(numbers), 2), np.int64))
+    save_coco(replace(labels, videos=(video,), frames=frames), tmp_path / "labels.json")
+    found = fit(folder, tmp_path / "labels.json", tmp_path / "fit", holdout=0, **TINY)
+    assert not found.people.predicted.any() and len(found.people) == len(labels.people)
+    sizes = found.frames.size_wh[np.isin(found.frames.number, numbers)]
+    assert {tuple(size) for size in sizes.tolist()} == {(112, 96), (128, 104)}
+    for name in ("model.pt", "report.html", "overlays/frames.mp4"):
+        assert (tmp_path / "fit" / name).stat().st_size > 0
