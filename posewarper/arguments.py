@@ -63,7 +63,7 @@ def _regular(given: list[str], parser: Parser) -> list[str]:
         if name not in options:
             name = _known_name(name, options, parser)
         action = options[name]
-        if action.nargs == 0 or (action.nargs is not None and not equals and not waiting):
+        if action.nargs is not None:  # --help, --print_config
             regular.append(word)
             continue
         if not equals:

@@ -103,6 +103,13 @@ def test_a_wrong_value_in_a_file_of_options(
     assert "hold: expected a whole number" in capsys.readouterr().err
 
 
+def test_options_without_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    for line in ("stats --print_config --json x.json", "stats x.json --json --print_config"):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(line.split())
+        assert stopped.value.code == 0 and "json: true" in capsys.readouterr().out
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"posewarper {__version__}\n"
