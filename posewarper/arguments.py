@@ -13,7 +13,7 @@ import difflib
 import json
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
@@ -21,7 +21,7 @@ import jsonargparse
 
 _TRUTH = ("true", "false", "yes", "no", "null")
 _NUMBERS = re.compile(r"[-+.\deE\s]+(,[-+.\deE\s]+)+")
-_KEY = re.compile(r'(?:Parser key|Key) "([^"]+)"|Problem with given .*?"([^"]+)"')
+_KEY = re.compile(r'(?:Parser key|Key) "([^"]+)"')
 
 
 class UsageError(ValueError):
@@ -101,9 +101,14 @@ def _known_name(name: str, options: dict[str, argparse.Action], parser: Parser) 
     plain = "--" + name.lstrip("-").replace("-", "_")
     if plain in options:
         return plain
-    near = difflib.get_close_matches(plain, options, 2, 0.7)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"see {_help(parser)}"
+    hint = _nearest(plain, options, 0.7) or f"see {_help(parser)}"
     raise UsageError(f"{name}: {_command(parser)} has no such option; {hint}")
+
+
+def _nearest(name: str, known: Iterable[str], likeness: float) -> str:
+    """A question after the names that are like this one; empty if none is."""
+    near = difflib.get_close_matches(name, list(known), 2, likeness)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def _one_line(parser: jsonargparse.ArgumentParser, message: str) -> str:
@@ -114,23 +119,19 @@ def _one_line(parser: jsonargparse.ArgumentParser, message: str) -> str:
     if missing:
         names = [name.strip() for name in missing[1].split(",")]
         action = parser._subcommands_action
-        if action is not None and len(names[0].split(".")) > 1:
-            command, _, rest = names[0].partition(".")
-            parser, names[0] = action._name_parser_map.get(command, parser), rest
+        if action is not None:
+            parser = action._name_parser_map.get(names[0].partition(".")[0], parser)
         names = [name.removeprefix(f"{_command(parser)}.") for name in names]
         wanted = [_named(parser, name) for name in names]
         return f"{', '.join(wanted)}: missing; see {_help(parser)}"
     if (choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)) is not None:
         names = re.findall(r"[\w-]+", choice[2])
-        listed = f"expected one of {', '.join(names)}"
-        near = difflib.get_close_matches(choice[1], names, 2, 0.6)
-        hint = f"did you mean {' or '.join(near)}?" if near else listed
+        hint = _nearest(choice[1], names, 0.6) or f"expected one of {', '.join(names)}"
         return f"{choice[1]}: no such command; {hint}"
     if "subcommand" in message and parser._subcommands_action is not None:
         return f"expected a command: {', '.join(parser._subcommands_action.choices)}"
     if (found := _KEY.search(message)) is not None:
-        key = found[1] or found[2]
-        option, parser = _action_of(parser, key)
+        option, parser = _action_of(parser, found[1])
         if option is not None:
             value = _given(parser, option)
             came = "" if value is None else f", got {value!r}"

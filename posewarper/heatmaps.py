@@ -67,8 +67,9 @@ def encode(
     centre = np.trunc(np.clip(far, -1e9, 1e9)).astype(np.int64)  # [..., 2]
     # In 2019 the end of the square, one pixel beyond it, is compared, so that a square that ends
     # just before the map keeps its weight; and int() drops fractions of 3 * sigma towards zero.
-    first, beyond = np.trunc(centre - 3 * sigma), np.trunc(centre + 3 * sigma + 1)
-    if not rounded:
+    if rounded:
+        first, beyond = np.trunc(centre - 3 * sigma), np.trunc(centre + 3 * sigma + 1)
+    else:
         first, beyond = centre - radius, centre + radius
     inside = ((beyond >= 0) & (first < (width, height))).all(-1)  # [...]
     weights = np.where(inside, weights, np.float32(0))

@@ -273,14 +273,19 @@ def propagation(root: Path, out: Path) -> tuple[dict[str, On], dict[str, On], di
     return first, second, {"method": On("flow", f"{flow}:Flow.__call__(targets)", anything)}
 
 
-def propagate_cases(root: Path, out: Path) -> list[Case]:
-    first, *methods = propagation(root, out)
-    base = {
+def spread_from(root: Path, out: Path) -> dict[str, Path]:
+    """What propagate and augment need besides."""
+    return {
         "labels": root / "sparse-train.json",
         "out": out / "plain.json",
         "model": root / "0.pt",
         "images": root / "data",
     }
+
+
+def propagate_cases(root: Path, out: Path) -> list[Case]:
+    first, *methods = propagation(root, out)
+    base = spread_from(root, out)
     written = {
         "format": On("coco", kind(out / "labels.json"), lambda found: found is list),
         "truth": On(
@@ -295,12 +300,7 @@ def propagate_cases(root: Path, out: Path) -> list[Case]:
 
 def augment_cases(root: Path, out: Path) -> list[Case]:
     first, *methods = propagation(root, out)
-    base = {
-        "labels": root / "sparse-train.json",
-        "out": out / "plain.json",
-        "model": root / "0.pt",
-        "images": root / "data",
-    }
+    base = spread_from(root, out)
     return [Case(first, base), *(Case(method, base) for method in methods)]
 
 

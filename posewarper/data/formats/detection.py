@@ -13,6 +13,7 @@ from posewarper.data.formats.deeplabcut_project import CONFIG
 from posewarper.data.formats.labelme import is_labelme
 from posewarper.data.formats.optional import import_optional
 from posewarper.data.formats.yolo import read_config
+from posewarper.data.images import IMAGE_SUFFIXES
 from posewarper.data.video import VIDEO_SUFFIXES
 from posewarper.files import read_json, visible
 
@@ -57,7 +58,6 @@ _READ_TOO = (
     "folder or .yaml file of a DeepLabCut project or a YOLO-pose data set"
 )
 _PROJECT_KEYS = {"bodyparts", "multianimalbodyparts", "video_sets"}
-_IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of such a file
 _YOLO_LINE = re.compile(rb"\d+( +[0-9.]+){4,} *\r?(\n|$)")
 #: What is not read, by the ending, and the nearest way in.
@@ -76,7 +76,7 @@ _OTHERS = {
         (*VIDEO_SUFFIXES, ".gif"),
         "a video, no labels: give the label file, and the video beside it where a command asks",
     ),
-    **dict.fromkeys(_IMAGES, "an image, no labels: give the label file"),
+    **dict.fromkeys(IMAGE_SUFFIXES, "an image, no labels: give the label file"),
     **dict.fromkeys(
         (".tfrecord", ".record", ".tfrecords"), "a TFRecord: export the data set as COCO"
     ),
@@ -161,7 +161,7 @@ def _format_of_folder(path: Path) -> LabelFormat:
         hint = f"; give the file with the labels, perhaps {inside[0].relative_to(path).as_posix()}"
     elif ".txt" in endings:
         hint = "; labels of YOLO are read with the data.yaml of their data set"
-    elif set(endings) & {*_IMAGES, *VIDEO_SUFFIXES}:
+    elif set(endings) & {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}:
         hint = "; these are images or videos, no labels"
     raise ValueError(
         f"{path}: expected a file with labels, got a folder that is no DeepLabCut project "
