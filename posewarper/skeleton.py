@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class Skeleton:
             order[left], order[right] = right, left
         return tuple(order)
 
-    @property
+    @cached_property  # every sample of a training asks
     def why_not_mirrored(self) -> str:
         """Why mirrored images would teach or tell wrong joints; empty where they would not."""
         if not self.flip_pairs:
