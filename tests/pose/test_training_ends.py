@@ -256,7 +256,8 @@ def test_cache_holds_what_it_may(root, tmp_path, monkeypatch):
 def _wait_as_worker(ready):
     loading._start_worker(0)
     ready.set()
-    signal.sigtimedwait([], 60)
+    for _ in range(6000):  # one long wait would miss a signal that comes just before it
+        signal.sigtimedwait([], 0.01)
 
 
 def test_workers_outlive_a_signal_but_not_for_long(monkeypatch):
